@@ -1,0 +1,1 @@
+"""The alert-production database: schema, ids, store, outbox and ledger."""

@@ -1,0 +1,1 @@
+"""What runs and what touches the world: files, sockets, databases, processes."""

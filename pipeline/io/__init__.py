@@ -1,0 +1,1 @@
+"""Bytes to domain types and back: FITS, Avro, cutouts, Kafka, the schema registry, Parquet."""

@@ -1,0 +1,1 @@
+"""The truth report: numbers, figures and the page that shows them."""

@@ -1,0 +1,1 @@
+"""A simulated survey with known truth: sky, camera, raw frames."""

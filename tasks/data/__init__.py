@@ -1,0 +1,1 @@
+"""Trained weights and other small files that tasks read through importlib.resources."""

@@ -1,0 +1,1 @@
+"""The domain model: visit, detector, exposure, PSF, WCS, catalogues."""
