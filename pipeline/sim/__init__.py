@@ -1,1 +1,6 @@
-"""A simulated survey with known truth: sky, camera, raw frames."""
+"""A simulated survey: sky, camera, raw frames, calibration frames, references and truth."""
+
+from promptdia.pipeline.sim.survey import CalibrationFrame, SimulatedSurvey
+from promptdia.pipeline.sim.surveys import SURVEYS, Survey
+
+__all__ = ["SURVEYS", "CalibrationFrame", "SimulatedSurvey", "Survey"]
