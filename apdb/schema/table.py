@@ -13,6 +13,7 @@ KINDS: dict[str, np.dtype[Any]] = {
     "double": np.dtype(np.float64),
     "float": np.dtype(np.float32),
     "boolean": np.dtype(np.bool_),
+    "timestamp": np.dtype(np.int64),
 }
 
 

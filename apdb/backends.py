@@ -1,0 +1,143 @@
+"""What SQLite and PostgreSQL do differently: connecting, locking, bulk rows, failing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from promptdia.apdb.errors import ApdbError, PromptdiaError, TransientError
+
+BUSY_SECONDS = 60
+"""How long a transaction waits for others, unless the URL says otherwise."""
+
+
+class Backend(Protocol):
+    """One kind of database."""
+
+    errors: tuple[type[Exception], ...]
+    """What its driver raises."""
+
+    def engine(self, url: sa.URL, *, create: bool) -> sa.Engine:
+        """Connections to ``url``; ApdbError when there can be none."""
+        ...
+
+    def lock(self, connection: sa.Connection, cells: Sequence[int]) -> None:
+        """Keep writers that lock one of the same cells waiting until the transaction ends."""
+        ...
+
+    def fetch(self, connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Sequence[Any]]:
+        """All rows as plain tuples."""
+        ...
+
+    def insert(self, connection: sa.Connection, table: sa.Table, rows: list[Any]) -> None:
+        """Append rows, tuples in the table's column order."""
+        ...
+
+    def upsert(self, connection: sa.Connection, table: sa.Table, rows: list[Any]) -> None:
+        """Append rows, or replace those with the same primary key."""
+        ...
+
+    def refusal(self, error: Exception, where: str) -> PromptdiaError | None:
+        """What a driver's error means to the user; None when it is a bug of ours."""
+        ...
+
+
+def backend_of(url: sa.URL) -> Backend:
+    """The backend for a database URL."""
+    name = url.get_backend_name()
+    if name == "sqlite":
+        return Sqlite()
+    if name == "postgresql":
+        from promptdia.apdb.postgres import Postgres
+
+        return Postgres()
+    raise ApdbError(f"database URL {url} is for {name}; promptdia knows sqlite and postgresql")
+
+
+def literal_sql(connection: sa.Connection, query: sa.Select[Any]) -> str:
+    """The query as text with its values written in."""
+    return str(query.compile(connection, compile_kwargs={"literal_binds": True}))
+
+
+def on_conflict(table: sa.Table) -> str:
+    """The clause that turns an insert into a replacement of the row with the same key."""
+    keys = {column.name for column in table.primary_key}
+    names = ", ".join(f'"{name}"' for name in keys)
+    values = ", ".join(f'"{c.name}" = excluded."{c.name}"' for c in table.c if c.name not in keys)
+    return f"ON CONFLICT ({names}) DO UPDATE SET {values}"
+
+
+class Sqlite:
+    """One file, one writer at a time; readers are never blocked (WAL)."""
+
+    errors: tuple[type[Exception], ...] = (sa.exc.DBAPIError,)
+
+    def engine(self, url: sa.URL, *, create: bool) -> sa.Engine:
+        path = Path(url.database or "")
+        if not url.database or url.database == ":memory:":
+            raise ApdbError("an SQLite APDB needs a file: sqlite:////absolute/path/apdb.sqlite")
+        if not (create or url.database.startswith("file:") or path.exists()):
+            raise ApdbError(f"no APDB at {path}; make one with `promptdia apdb ROOT create`")
+        waits = {} if "timeout" in url.query else {"timeout": BUSY_SECONDS}
+        engine = sa.create_engine(url, connect_args=waits)
+
+        @sa.event.listens_for(engine, "connect")
+        def prepare(connection: Any, _: Any) -> None:
+            connection.isolation_level = None  # transactions begin where we say
+            # an alert must never be sent for a commit that a power cut takes back
+            connection.execute("PRAGMA synchronous = FULL")
+            if create:
+                connection.execute("PRAGMA journal_mode = WAL")
+
+        @sa.event.listens_for(engine, "begin")
+        def begin(connection: sa.Connection) -> None:
+            write = connection.get_execution_options().get("write", False)
+            # a writer takes its lock at once: no deadlock between two that have read
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+        return engine
+
+    def lock(self, connection: sa.Connection, cells: Sequence[int]) -> None:
+        """Nothing to do: BEGIN IMMEDIATE holds the whole file."""
+
+    def fetch(self, connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Sequence[Any]]:
+        result = connection.exec_driver_sql(literal_sql(connection, query))
+        assert result.cursor is not None  # a SELECT always has one
+        rows = result.cursor.fetchall()
+        result.close()
+        return rows
+
+    def insert(self, connection: sa.Connection, table: sa.Table, rows: list[Any]) -> None:
+        self._write(connection, table, rows, "")
+
+    def upsert(self, connection: sa.Connection, table: sa.Table, rows: list[Any]) -> None:
+        self._write(connection, table, rows, on_conflict(table))
+
+    def refusal(self, error: Exception, where: str) -> PromptdiaError | None:
+        said = str(getattr(error, "orig", error))
+        if "locked" in said or "busy" in said:
+            return TransientError(f"{where} is locked by another process; try again later")
+        for sign, sentence in _SQLITE_REFUSALS.items():
+            if sign in said:
+                return ApdbError(f"{where} {sentence} ({said})")
+        return None
+
+    def _write(
+        self, connection: sa.Connection, table: sa.Table, rows: list[Any], tail: str
+    ) -> None:
+        if rows:
+            places = ", ".join("?" * len(table.c))
+            connection.exec_driver_sql(f'INSERT INTO "{table.name}" VALUES ({places}) {tail}', rows)
+
+
+_SQLITE_REFUSALS = {
+    "readonly": "is read-only: check the permissions of the file and its folder",
+    "is full": "cannot grow: no space is left",
+    "unable to open": "cannot be opened: check that its folder exists and can be written",
+    "not a database": "is no SQLite database",
+    "malformed": "is damaged: restore it from a copy",
+    "disk I/O": "cannot be read or written: the disk fails",
+    "UNIQUE constraint": "already holds one of these rows",
+    "no such table": "lacks a table; make it with `promptdia apdb ROOT create`",
+}

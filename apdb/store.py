@@ -1,0 +1,176 @@
+"""What the pipeline asks of the alert-production database, in the words of the field."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdia.apdb.pixels import Region
+from promptdia.apdb.rows import Rows
+
+__all__ = [
+    "Apdb",
+    "Batch",
+    "Explanation",
+    "History",
+    "OutboxEntry",
+    "OutboxState",
+    "Region",
+    "Rows",
+    "Status",
+    "VisitDetector",
+]
+
+Status = Literal["done", "no_work", "failed"]
+OutboxState = Literal["committed", "archived", "sent"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class History:
+    """What is known of a part of the sky."""
+
+    objects: Rows
+    """DIA_OBJECT, every object inside the region, by id."""
+    sources: Rows
+    """DIA_SOURCE of those objects since the start of the window, oldest first."""
+    forced: Rows
+    """DIA_FORCED_SOURCE of those objects since the start of the window, oldest first."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Everything that one detector of one visit adds to the sky."""
+
+    visit: int
+    detector: int
+    mjd_tai: float
+    """Middle of the exposure."""
+    now_mjd_tai: float
+    """When it was processed."""
+    region: Region
+    """The sky under the detector, as it was preloaded."""
+    history: History
+    """The preload this batch was computed from, to notice what others changed since."""
+    sources: Rows
+    """DIA_SOURCE in the order of their alerts; one of diaObjectId and ssObjectId is set."""
+    objects: Rows
+    """DIA_OBJECT rows to write, new or changed; all objects of ``sources`` are among them."""
+    forced: Rows
+    """DIA_FORCED_SOURCE."""
+    rejected: Rows
+    """REJECTED detections for the ledger."""
+    topic: str
+    """Where the alerts go."""
+    payloads: Sequence[bytes] = ()
+    """The encoded alerts, in the order of ``sources``; kept until archived."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisitDetector:
+    """What became of one detector of one visit."""
+
+    visit: int
+    detector: int
+    status: Status
+    reason: str
+    mjd_tai: float
+    """Middle of the exposure; nan when it failed before that was known."""
+    time_processed_mjd_tai: float
+    n_dia_sources: int
+    n_new_dia_objects: int
+    n_dia_forced_sources: int
+    n_rejected: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """One alert on its way out."""
+
+    dia_source_id: int
+    visit: int
+    detector: int
+    position: int
+    """Place in its visit-detector, from 0."""
+    topic: str
+    state: OutboxState
+    payload: bytes | None
+    """The encoded alert; None once archived, or when none was handed in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The story of one identifier."""
+
+    id: int
+    story: tuple[str, ...]
+    """Sentences, in the order of events."""
+    facts: dict[str, Any]
+    """The rows behind them: source, object, ledger, outbox, visit."""
+
+
+class Apdb(Protocol):
+    """The memory of the sky. TransientError when it is away or busy, ApdbError when it refuses."""
+
+    def preload(self, region: Region, mjd_tai: float, window_days: float = 365.0) -> History:
+        """The objects of a region with what was measured of them from the window's start on."""
+        ...
+
+    def commit(self, batch: Batch, *, out_of_order: bool = False) -> bool:
+        """Write a batch whole or not at all, and mark its visit-detector done.
+
+        False, with nothing written, when it was done before. ApdbError when later visits
+        are stored under it, unless ``out_of_order``; TransientError when another batch
+        changed its sky since the preload: preload and associate again.
+        """
+        ...
+
+    def status(self, visit: int, detector: int) -> Status | None:
+        """done, no_work or failed; None when it was never processed."""
+        ...
+
+    def outcomes(self, visit: int | None = None) -> list[VisitDetector]:
+        """What became of every detector of a visit, or of all visits, by visit and detector."""
+        ...
+
+    def record_status(
+        self,
+        visit: int,
+        detector: int,
+        status: Status,
+        reason: str,
+        *,
+        mjd_tai: float = np.nan,
+        now_mjd_tai: float = np.nan,
+    ) -> bool:
+        """Note a failure or that there was no work; False when it is already done."""
+        ...
+
+    def outbox(self, visit: int, detector: int) -> list[OutboxEntry]:
+        """The alerts of a visit-detector in order, whatever their state."""
+        ...
+
+    def mark_archived(self, visit: int, detector: int) -> int:
+        """Note that the alerts are in their file, drop the payloads; how many changed."""
+        ...
+
+    def unsent(self, topic: str) -> list[OutboxEntry]:
+        """Alerts for a topic that are not known to be sent, in the order of the sky's history."""
+        ...
+
+    def mark_sent(self, dia_source_ids: NDArray[np.int64]) -> int:
+        """Note that the broker has these alerts; how many changed."""
+        ...
+
+    def explain(self, id: int) -> Explanation:
+        """Where a source or object came from, or why a detection was not alerted."""
+        ...
+
+    def check(self) -> list[str]:
+        """Broken invariants, one sentence each; empty when the database is sound."""
+        ...
+
+    def countings(self) -> dict[str, int]:
+        """How many rows of each kind there are, by name."""
+        ...

@@ -1,0 +1,114 @@
+"""The SQL tables: the sky as LSST's schema names it, and promptdia's own bookkeeping."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from promptdia.apdb.schema.lsst import DIA_FORCED_SOURCE, DIA_OBJECT, DIA_SOURCE
+from promptdia.apdb.schema.table import Column, TableSchema
+
+SCHEMA_VERSION = "1"
+"""Of the tables below; raised with every change to them."""
+
+_TYPES: dict[str, type[sa.types.TypeEngine[Any]]] = {
+    "long": sa.BigInteger,
+    "timestamp": sa.BigInteger,
+    "int": sa.Integer,
+    "short": sa.SmallInteger,
+    "double": sa.Double,
+    "float": sa.REAL,
+    "boolean": sa.Boolean,
+}
+
+metadata = sa.MetaData()
+
+
+def _column(column: Column, key: tuple[str, ...]) -> sa.Column[object]:
+    kind = sa.Text if column.dtype.kind == "U" else _TYPES[column.kind]
+    nullable = column.nullable and column.kind != "boolean"
+    primary = column.name in key
+    return sa.Column(
+        column.name, kind(), nullable=nullable, primary_key=primary, autoincrement=False
+    )
+
+
+def _sky_table(schema: TableSchema, key: tuple[str, ...], *indexes: sa.Index) -> sa.Table:
+    """A table of ``schema`` with the pixel of each row, see ``pixels.sky_pixel``."""
+    columns = [_column(c, key) for c in schema.columns]
+    pixel = sa.Column("pixelId", sa.BigInteger(), nullable=False)
+    return sa.Table(schema.name, metadata, *columns, pixel, *indexes)
+
+
+META = sa.Table(
+    "Metadata",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+OBJECTS = _sky_table(DIA_OBJECT, ("diaObjectId",), sa.Index("DiaObject_pixel", "pixelId"))
+"""The present state of each object, one row each."""
+
+SOURCES = _sky_table(
+    DIA_SOURCE,
+    ("diaSourceId",),
+    sa.Index("DiaSource_pixel", "pixelId", "midpointMjdTai"),
+    sa.Index("DiaSource_object", "diaObjectId"),
+    sa.Index("DiaSource_visit", "visit", "detector"),
+)
+
+FORCED = _sky_table(
+    DIA_FORCED_SOURCE,
+    ("diaObjectId", "visit", "detector"),
+    sa.Index("DiaForcedSource_pixel", "pixelId", "midpointMjdTai"),
+    sa.Index("DiaForcedSource_visit", "visit", "detector"),
+)
+
+VISITS = sa.Table(
+    "VisitDetector",
+    metadata,
+    sa.Column("visit", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("detector", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("midpointMjdTai", sa.Double),
+    sa.Column("timeProcessedMjdTai", sa.Double),
+    sa.Column("nDiaSources", sa.Integer, nullable=False),
+    sa.Column("nNewDiaObjects", sa.Integer, nullable=False),
+    sa.Column("nDiaForcedSources", sa.Integer, nullable=False),
+    sa.Column("nRejected", sa.Integer, nullable=False),
+)
+"""What became of each detector of each visit: done, no_work or failed."""
+
+OUTBOX = sa.Table(
+    "Outbox",
+    metadata,
+    sa.Column("diaSourceId", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("visit", sa.BigInteger, nullable=False),
+    sa.Column("detector", sa.Integer, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("payload", sa.LargeBinary),
+    sa.Index("Outbox_visit", "visit", "detector"),
+    sa.Index("Outbox_state", "state"),
+)
+"""The alert of each source on its way out: committed, then archived, then sent."""
+
+LEDGER = sa.Table(
+    "Ledger",
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("visit", sa.BigInteger, nullable=False),
+    sa.Column("detector", sa.Integer, nullable=False),
+    sa.Column("ra", sa.Double),
+    sa.Column("dec", sa.Double),
+    sa.Column("pixelId", sa.BigInteger),
+    sa.Column("rule", sa.Text, nullable=False),
+    sa.Column("rule_value", sa.Double),
+    sa.Column("rule_limit", sa.Double),
+    sa.Column("snr", sa.REAL),
+    sa.Index("Ledger_visit", "visit", "detector"),
+    sa.Index("Ledger_pixel", "pixelId"),
+)
+"""Each detection that was not alerted, with the first rule that stopped it."""

@@ -1,0 +1,219 @@
+"""Tie the sources of a visit to the objects of the sky, and found new ones."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from promptdia.apdb.schema.lsst import DIA_OBJECT, REJECTED
+from promptdia.apdb.schema.table import Column, TableSchema
+from promptdia.tasks.errors import TaskError
+from promptdia.tasks.model.arrays import Bools, Catalog, Floats, Ints
+from promptdia.tasks.model.wcs import unit_vectors
+
+SS_POSITION = TableSchema(
+    "SSObjectPosition",
+    (
+        Column("ssObjectId", "long", "", "Solar System object", nullable=False),
+        Column("ra", "double", "deg", "ICRS, predicted for the middle of the visit"),
+        Column("dec", "double", "deg", "ICRS, predicted for the middle of the visit"),
+    ),
+)
+"""Where known Solar System objects are at the time of a visit."""
+
+_NO_SS_OBJECTS = SS_POSITION.empty()
+
+
+@dataclass(frozen=True, slots=True)
+class AssociateConfig:
+    radius_arcsec: float = 1.0
+    """Greatest distance between a source and its object."""
+    ss_radius_arcsec: float = 1.0
+    """Greatest distance between a source and a predicted Solar System object."""
+    solar_system_first: bool = False
+    """True gives Solar System objects the first choice of sources, static objects the rest."""
+    founding_flags: tuple[str, ...] = ()
+    """Flags with which a source may join an object but not found one; it goes to the ledger."""
+    founding_reliability: float = 0.0
+    """Least reliability with which a source may found an object."""
+
+
+class AssociationCounts(NamedTuple):
+    """How many sources went where."""
+
+    updated: int
+    """Joined an object that was known."""
+    solar_system: int
+    founded: int
+    rejected: int
+    """Could join nothing and were not allowed to found an object."""
+    unseen: int
+    """Known objects, not sources, that nothing joined."""
+
+
+class Association(NamedTuple):
+    """Sources with their owners, and the objects with what that changed."""
+
+    sources: Catalog
+    """DIA_SOURCE; exactly one of diaObjectId and ssObjectId is set."""
+    objects: Catalog
+    """DIA_OBJECT: all that were given, then the new ones; times and nDiaSources updated."""
+    rejected: Catalog
+    """REJECTED sources; none unless a founding rule is set."""
+    counts: AssociationCounts
+
+
+@dataclass(frozen=True, slots=True)
+class AssociateSources:
+    """Closest first, one to one, over all pairs within the radius on the sphere."""
+
+    config: AssociateConfig
+
+    def run(
+        self, sources: Catalog, objects: Catalog, ss_objects: Catalog = _NO_SS_OBJECTS
+    ) -> Association:
+        """Owners for all sources.
+
+        ``sources`` are DIA_SOURCE rows, ``objects`` DIA_OBJECT rows, ``ss_objects``
+        SS_POSITION rows. A source that nothing claims founds the object that carries its
+        id. TaskError when a position is not finite or an id occurs twice.
+        """
+        _refuse_bad_input("source", sources["diaSourceId"], sources)
+        _refuse_bad_input("object", objects["diaObjectId"], objects)
+        _refuse_bad_input("Solar System object", ss_objects["ssObjectId"], ss_objects)
+        object_ids, ss_ids = self._owners(sources, objects, ss_objects)
+
+        free = (object_ids == 0) & (ss_ids == 0)
+        refused, rejected = self._refuse_founders(sources, free)
+        found = free & ~refused
+        object_ids = np.where(found, sources["diaSourceId"], object_ids)
+
+        owned = sources.copy()
+        owned["diaObjectId"], owned["ssObjectId"] = object_ids, ss_ids
+        updated = _updated(objects, owned[(object_ids != 0) & ~found])
+        counts = AssociationCounts(
+            updated=int(((object_ids != 0) & ~found).sum()),
+            solar_system=int((ss_ids != 0).sum()),
+            founded=int(found.sum()),
+            rejected=int(refused.sum()),
+            unseen=int((~np.isin(objects["diaObjectId"], object_ids)).sum()),
+        )
+        objects = np.concatenate([updated, _new_objects(owned[found])])
+        return Association(owned[~refused], objects, rejected, counts)
+
+    def _owners(self, sources: Catalog, objects: Catalog, ss_objects: Catalog) -> tuple[Ints, Ints]:
+        """(n,) diaObjectId and (n,) ssObjectId of each source, 0 for none."""
+        static = (objects, objects["diaObjectId"], self.config.radius_arcsec)
+        moving = (ss_objects, ss_objects["ssObjectId"], self.config.ss_radius_arcsec)
+        turns = (moving, static) if self.config.solar_system_first else (static, moving)
+        first = _claim(sources, np.ones(sources.size, bool), *turns[0])
+        second = _claim(sources, first == 0, *turns[1])
+        return (second, first) if self.config.solar_system_first else (first, second)
+
+    def _refuse_founders(self, sources: Catalog, free: Bools) -> tuple[Bools, Catalog]:
+        """Which free sources may not found an object, and their rows for the ledger."""
+        low = np.zeros(sources.size, bool)
+        if self.config.founding_reliability > 0:
+            low = ~(sources["reliability"] >= self.config.founding_reliability)
+        rules = [(f"founding_{flag}", sources[flag]) for flag in self.config.founding_flags]
+        rules.append(("founding_reliability", low))
+        stopped = np.full(sources.size, -1)
+        for number, (_, broken) in enumerate(rules):
+            stopped[(stopped < 0) & broken & free] = number
+        refused = stopped >= 0
+
+        rows = REJECTED.empty(int(refused.sum()))
+        for name in sources.dtype.names or ():
+            rows[name] = sources[name][refused]
+        by_score = stopped[refused] == len(rules) - 1
+        rows["rule"] = [rules[number][0] for number in stopped[refused]]
+        rows["rule_value"] = np.where(by_score, rows["reliability"], 1.0)
+        rows["rule_limit"] = np.where(by_score, self.config.founding_reliability, 0.0)
+        return refused, rows
+
+
+def match_closest_first(
+    ra1: Floats, dec1: Floats, id1: Ints, ra2: Floats, dec2: Floats, id2: Ints, radius_arcsec: float
+) -> tuple[Ints, Ints]:
+    """Indices of one-to-one pairs within the radius, closest pair first.
+
+    All pairs compete: the closest of all is taken, both its members leave, and so on.
+    Equal distances are taken in the order of ``id1``, then ``id2``, so the result does
+    not depend on the order of the rows. Positions in degrees, poles and RA 0 included.
+    """
+    nothing = np.zeros(0, np.int64)
+    if not (ra1.size and ra2.size):
+        return nothing, nothing
+    v1, v2 = unit_vectors(ra1, dec1), unit_vectors(ra2, dec2)
+    # the straight line through the sphere grows with the angle, and is exact when small
+    chord = 2 * np.sin(np.deg2rad(radius_arcsec / 3600) / 2)
+    near = cKDTree(v1).sparse_distance_matrix(
+        cKDTree(v2), chord * (1 + 1e-6), output_type="coo_matrix"
+    )
+    i, j = near.row.astype(np.int64), near.col.astype(np.int64)
+    distance = np.sqrt(((v1[i] - v2[j]) ** 2).sum(axis=1))
+    close = distance <= chord
+    i, j, distance = i[close], j[close], distance[close]
+    free1, free2 = np.ones(ra1.size, bool), np.ones(ra2.size, bool)
+    pairs = []
+    for k in np.lexsort((id2[j], id1[i], distance)):
+        if free1[i[k]] and free2[j[k]]:
+            free1[i[k]] = free2[j[k]] = False
+            pairs.append(k)
+    return i[pairs], j[pairs]
+
+
+def _claim(
+    sources: Catalog, free: Bools, owners: Catalog, owner_ids: Ints, radius_arcsec: float
+) -> Ints:
+    """(n,) id of the owner that each free source gets, 0 for none."""
+    candidates = np.flatnonzero(free)
+    ra, dec, id = (sources[name][candidates] for name in ("ra", "dec", "diaSourceId"))
+    i, j = match_closest_first(ra, dec, id, owners["ra"], owners["dec"], owner_ids, radius_arcsec)
+    ids = np.zeros(sources.size, np.int64)
+    ids[candidates[i]] = owner_ids[j]
+    return ids
+
+
+def _updated(objects: Catalog, joined: Catalog) -> Catalog:
+    """The objects with the sources that joined them counted and their times noted."""
+    result = objects.copy()
+    if joined.size:
+        order = np.argsort(objects["diaObjectId"])
+        at = order[np.searchsorted(objects["diaObjectId"], joined["diaObjectId"], sorter=order)]
+        times = joined["midpointMjdTai"]
+        result["nDiaSources"][at] += 1
+        # fmin and fmax pass over a time that is not known yet
+        first, last = "firstDiaSourceMjdTai", "lastDiaSourceMjdTai"
+        result[first][at] = np.fmin(result[first][at], times)
+        result[last][at] = np.fmax(result[last][at], times)
+        result["validityStartMjdTai"][at] = joined["timeProcessedMjdTai"]
+    return result
+
+
+def _new_objects(founders: Catalog) -> Catalog:
+    """One object per source, with its id, place and time."""
+    objects = DIA_OBJECT.empty(founders.size)
+    objects["diaObjectId"] = founders["diaSourceId"]
+    for name in ("ra", "raErr", "dec", "decErr", "ra_dec_Cov"):
+        objects[name] = founders[name]
+    objects["validityStartMjdTai"] = founders["timeProcessedMjdTai"]
+    objects["firstDiaSourceMjdTai"] = founders["midpointMjdTai"]
+    objects["lastDiaSourceMjdTai"] = founders["midpointMjdTai"]
+    objects["nDiaSources"] = 1
+    return objects
+
+
+def _refuse_bad_input(what: str, ids: Ints, rows: Catalog) -> None:
+    lost = ~(np.isfinite(rows["ra"]) & np.isfinite(rows["dec"]))
+    if lost.any():
+        raise TaskError(
+            f"{what} {ids[np.argmax(lost)]} has ra {rows['ra'][np.argmax(lost)]} and dec "
+            f"{rows['dec'][np.argmax(lost)]}; both must be finite to associate it"
+        )
+    values, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise TaskError(
+            f"{what} id {values[np.argmax(counts)]} occurs {counts.max()} times, must be unique"
+        )
