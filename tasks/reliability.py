@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
 
 import numpy as np
 
+from promptdia.apdb.schema.lsst import DIA_SOURCE, REJECTED
 from promptdia.tasks.forest import BadModel, Forest
 from promptdia.tasks.model.arrays import Catalog
 from promptdia.tasks.model.exposure import DifferenceExposure, ScienceExposure, TemplateExposure
@@ -16,10 +18,21 @@ MODEL_FILE = "reliability.npz"
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityConfig:
-    """Whether to score."""
+    """Whether to score, and what is good enough."""
 
     enabled: bool = True
     """Off: every source scores 1 under version "none", for gathering training data."""
+    minimum: float = 0.5
+    """Detections with a lower score are not alerted; Rubin's limit."""
+
+
+class Judged(NamedTuple):
+    """Scored detections on either side of the limit."""
+
+    kept: Catalog
+    """Rows of DIA_SOURCE."""
+    rejected: Catalog
+    """Rows of REJECTED, by the rule ``reliability``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,16 @@ class ScoreReliability:
         scored["reliability"] = forest.probability(rows).astype(np.float32)
         scored["reliabilityVersion"] = forest.version
         return scored
+
+    def split(self, scored: Catalog) -> Judged:
+        """Scored DIA_SOURCE rows by the configured minimum; kept and rejected add up."""
+        low = scored["reliability"] < self.config.minimum
+        rejected = REJECTED.empty(int(low.sum()))
+        for name in DIA_SOURCE.dtype.names or ():
+            rejected[name] = scored[name][low]
+        rejected["rule"], rejected["rule_limit"] = "reliability", self.config.minimum
+        rejected["rule_value"] = rejected["reliability"]
+        return Judged(scored[~low], rejected)
 
 
 @cache

@@ -113,7 +113,9 @@ def pixel_scale_arcsec(wcs: Wcs, x: float, y: float) -> float:
     return float(np.sqrt(abs(np.linalg.det(local_cd(wcs, np.array([x]), np.array([y]))[0]))) * 3600)
 
 
-def separation_arcsec(ra1: Floats, dec1: Floats, ra2: Floats, dec2: Floats) -> Floats:
+def separation_arcsec(
+    ra1: Floats | float, dec1: Floats | float, ra2: Floats | float, dec2: Floats | float
+) -> Floats:
     """Angle on the sphere by the haversine formula, arcsec; degrees in, arrays broadcast."""
     a1, d1, a2, d2 = (np.deg2rad(np.asarray(v, float)) for v in (ra1, dec1, ra2, dec2))
     h = np.sin((d2 - d1) / 2) ** 2 + np.cos(d1) * np.cos(d2) * np.sin((a2 - a1) / 2) ** 2

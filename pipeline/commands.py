@@ -1,0 +1,376 @@
+"""One function per command: reads arguments, calls the pipeline, prints what came out."""
+
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from promptdia.pipeline.console import Progress, outcome_table
+from promptdia.pipeline.errors import ConfigError, PromptdiaError, TransientError
+from promptdia.pipeline.io.kafka import AlertSender, BrokerSettings
+from promptdia.pipeline.pool import open_executor
+from promptdia.pipeline.repository import Repository
+
+OK, FAILED = 0, 1
+
+
+# ---- setting up
+
+
+def demo(args: Namespace) -> int:
+    """Simulate a survey, process it, and report the truth."""
+    from promptdia.pipeline.demo import run_demo
+    from promptdia.pipeline.report.page import number_table
+
+    root = args.root or Path("demo")
+    with Progress() as progress:
+        report = run_demo(root, args.survey, args.seed, progress.stage, args.workers, args.broker)
+    if args.json:
+        _print_json(report.to_json())
+    else:
+        Console().print(number_table(report))
+        print(f"the report with figures: {root / 'report' / 'report.html'}")
+    return OK if report.numbers["n_failed"] == 0 else FAILED
+
+
+def init(args: Namespace) -> int:
+    """Make a repository."""
+    repository = Repository.create(args.root, args.instrument, args.apdb)
+    print(f"{repository.root} is ready for {repository.instrument.name}")
+    return OK
+
+
+def simulate(args: Namespace) -> int:
+    """Fill a new repository with a simulated survey."""
+    from promptdia.pipeline.sim import SURVEYS
+    from promptdia.pipeline.simulate import simulate as render
+
+    repository = Repository.create(args.root, SURVEYS[args.survey].instrument, args.apdb)
+    with open_executor(args.workers) as executor:
+        sim = render(repository, args.survey, args.seed, executor)
+    print(f"{len(sim.visits)} visits of survey {args.survey}, seed {args.seed}")
+    print("for templates:", *sim.template_visits)
+    for day in sorted({v // 100_000 for v in sim.science_visits}):
+        print(f"night {day}:", *(v for v in sim.science_visits if v // 100_000 == day))
+    return OK
+
+
+def ingest(args: Namespace) -> int:
+    """Bring in frames or a reference catalogue."""
+    from promptdia.pipeline.ingest import ingest as store
+
+    new = args.instrument and not (args.root / "promptdia.yaml").exists()
+    repository = Repository.create(args.root, args.instrument) if new else Repository(args.root)
+    result = store(repository, args.paths, args.kind, args.combined)
+    for source, reason in result.refused:
+        where = "" if str(source) in reason else f"{source}: "
+        print(f"promptdia: {where}{reason}", file=sys.stderr)
+    kinds = [kind for _, kind, _ in result.stored]
+    counted = ", ".join(f"{kinds.count(k)} {k}" for k in sorted(set(kinds))) or "nothing"
+    print(f"stored {counted}" + (f", refused {len(result.refused)}" if result.refused else ""))
+    return FAILED if result.refused or not result.stored else OK
+
+
+def bootstrap(args: Namespace) -> int:
+    """Make a reference catalogue from the stars of one frame."""
+    from promptdia.pipeline.bootstrap import bootstrap as make
+
+    n_stars = make(Repository(args.root), args.visit, args.detector, args.zero_point)
+    print(f"{n_stars} reference stars; positions and fluxes are relative to visit {args.visit}")
+    return OK
+
+
+# ---- processing
+
+
+def calib(args: Namespace) -> int:
+    """Build master calibrations."""
+    from promptdia.pipeline.calib import build_calibrations
+
+    for made in build_calibrations(Repository(args.root)):
+        what = f"{made.kind} {made.band}".strip()
+        count = "bad pixels" if made.kind == "defects" else "frames"
+        print(f"{what} of detector {made.detector} from {made.n_inputs} {count}: {made.path}")
+    return OK
+
+
+def template(args: Namespace) -> int:
+    """Build templates from earlier visits."""
+    from promptdia.pipeline.templates import build_templates, default_visits
+
+    repository = Repository(args.root)
+    visits = [repository.visit(v) for v in args.visit] if args.visit else default_visits(repository)
+    with open_executor(args.workers) as executor:
+        made = build_templates(repository, visits, executor, args.band)
+    for patch in made.built:
+        print(f"{patch.band} patch {patch.patch} from {patch.n_inputs} frames: {patch.path}")
+    for visit_id, detector, reason in made.refused:
+        print(f"promptdia: visit {visit_id} detector {detector}: {reason}", file=sys.stderr)
+    return FAILED if made.refused else OK
+
+
+def visit(args: Namespace) -> int:
+    """Process one visit."""
+    repository = Repository(args.root)
+    chosen = repository.visit(args.visit)
+    known = repository.detectors(args.visit)
+    for number in args.detector or ():
+        if number not in known:
+            raise ConfigError(
+                f"visit {args.visit} has no detector {number}; it has {', '.join(map(str, known))}"
+            )
+    return _process(repository, [chosen], args, {"visit": args.visit})
+
+
+def night(args: Namespace) -> int:
+    """Process the visits of a night in time order."""
+    repository = Repository(args.root)
+    visits = repository.visits(args.day_obs)
+    if not visits:
+        days = sorted({v.day_obs for v in repository.visits()})
+        raise ConfigError(
+            f"{args.root} has no visit of night {args.day_obs}; nights: "
+            + (", ".join(map(str, days)) or "none")
+        )
+    return _process(repository, visits, args, {"day_obs": args.day_obs})
+
+
+def _process(
+    repository: Repository, visits: list[Any], args: Namespace, head: dict[str, Any]
+) -> int:
+    from promptdia.apdb.sql import SqlApdb
+    from promptdia.pipeline.delivery import send_alerts
+    from promptdia.pipeline.night import jobs_of, process
+
+    settings = _broker(repository, args)
+    jobs = jobs_of(repository, visits, getattr(args, "detector", None))
+    store = SqlApdb.create(repository.apdb_url)
+    sender = AlertSender(settings.url, settings.topic, settings) if settings.url else None
+    workers = min(args.workers or len(jobs), len(jobs)) if len(jobs) == 1 else args.workers
+    outcomes, unsent = [], None
+    with (
+        open_executor(workers, getattr(args, "scheduler", None)) as executor,
+        Progress(quiet=args.json) as progress,
+    ):
+        results = process(
+            repository, jobs, store, executor, settings.topic, out_of_order=args.out_of_order
+        )
+        for outcome in results:
+            outcomes.append(outcome)
+            progress.stage("detectors", len(outcomes), len(jobs))
+            if sender and not unsent:
+                try:
+                    send_alerts(repository, store, sender, settings.topic)
+                except TransientError as away:
+                    unsent = str(away)  # the outbox keeps them; the night goes on
+    if args.json:
+        _print_json({**head, "detectors": [_brief(o, head) for o in outcomes]})
+    else:
+        Console().print(outcome_table(outcomes))
+    for o in outcomes:
+        if o.status == "failed":
+            where = f"visit {o.visit} detector {o.detector}"
+            print(f"promptdia: {where} failed: {o.reason}", file=sys.stderr)
+    if unsent:
+        raise PromptdiaError(f"{unsent}; the alerts are kept, run the same command again to send")
+    return FAILED if any(o.status == "failed" for o in outcomes) else OK
+
+
+def _brief(outcome: Any, head: dict[str, Any]) -> dict[str, Any]:
+    names = (
+        "detector", "status", "reason", "n_dia_sources", "n_alerts", "n_new_dia_objects", "seconds"
+    )  # fmt: skip
+    brief = {name: getattr(outcome, name) for name in names}
+    return brief if "visit" in head else {"visit": outcome.visit, **brief}
+
+
+# ---- alerts
+
+
+def alerts_list(args: Namespace) -> int:
+    """A line for each alert kept."""
+    from promptdia.pipeline.alerts import list_alerts, table
+
+    lines = list_alerts(Repository(args.root).root, args.visit)
+    if args.json:
+        _print_json({"alerts": list(lines)})
+    else:
+        Console().print(table(lines))
+    return OK
+
+
+def alerts_show(args: Namespace) -> int:
+    """Print one alert and draw its triplet and light curve."""
+    from promptdia.pipeline.alerts import show_alert
+
+    root = Repository(args.root).root
+    png = args.png or root / "report" / f"{args.id}.png"
+    for line in show_alert(root, args.id, png):
+        print(line)
+    print(f"drawn to {png}")
+    return OK
+
+
+def alerts_export(args: Namespace) -> int:
+    """All alerts as one Parquet table, or as packets."""
+    from promptdia.pipeline.alerts import export_alerts
+
+    n = export_alerts(Repository(args.root).root, args.destination)
+    print(f"{n} alerts in {args.destination}")
+    return OK
+
+
+def alerts_send(args: Namespace) -> int:
+    """Send alerts that were not sent, or replay all."""
+    from promptdia.apdb.sql import SqlApdb
+    from promptdia.pipeline import alerts, delivery
+
+    repository = Repository(args.root)
+    settings = _broker(repository, args, required=True)
+    if args.replay or args.rate:
+        messages = alerts.stored_messages(repository.root)
+        sent = alerts.send_alerts(messages, settings.url, settings.topic, settings, args.rate)
+        n = len(sent.acknowledged)
+        for number, reason in sorted(sent.refused.items()):
+            print(f"promptdia: alert {number}: {reason}", file=sys.stderr)
+        status = FAILED if sent.refused else OK
+    else:
+        store = SqlApdb.open(repository.apdb_url)
+        sender = AlertSender(settings.url, settings.topic, settings)
+        n, status = delivery.send_alerts(repository, store, sender, settings.topic), OK
+        sender.close()
+    print(f"{n} alerts sent to topic {settings.topic} at {settings.url}")
+    return status
+
+
+def alerts_listen(args: Namespace) -> int:
+    """Read a topic, keep what comes in ROOT/received."""
+    from rich.live import Live
+
+    from promptdia.pipeline.alerts import listen
+    from promptdia.pipeline.io.avro import bundled_schema
+    from promptdia.pipeline.io.registry import RegistrySchemas
+
+    repository = Repository(args.root)
+    settings = _broker(repository, args, required=True)
+    schemas = RegistrySchemas(args.registry) if args.registry else bundled_schema
+    with Live(console=Console(stderr=True), refresh_per_second=4) as live:
+        heard = listen(
+            settings.url,
+            settings.topic,
+            args.group,
+            settings,
+            schemas,
+            repository.root / "received",
+            args.timeout if args.timeout is not None else float("inf"),
+            lambda so_far: live.update(so_far.table()),
+        )
+    print(f"{heard.n_alerts} alerts, {heard.n_errors} unreadable messages")
+    return OK
+
+
+def broker(args: Namespace) -> int:
+    """Run a local test broker with schema registry."""
+    from promptdia.pipeline.broker import serve
+
+    serve([BrokerSettings().topic], _say, args.port, args.registry_port)
+    return OK
+
+
+def schema(args: Namespace) -> int:
+    """Register the alert schemas with a registry."""
+    from promptdia.apdb.schema.lsst import VERSIONS
+    from promptdia.pipeline.io.registry import register
+
+    register(args.url, [args.topic])
+    print(f"schemas {', '.join(VERSIONS)} are at {args.url} under their LSST ids")
+    return OK
+
+
+def _broker(repository: Repository, args: Namespace, required: bool = False) -> BrokerSettings:
+    settings = repository.settings.broker.with_environment(os.environ)
+    if args.broker:
+        settings = replace(settings, url=args.broker)
+    if args.topic:
+        settings = replace(settings, topic=args.topic)
+    if required and not settings.url:
+        raise ConfigError("name a broker with --broker HOST:PORT or broker.url in promptdia.yaml")
+    return settings
+
+
+# ---- looking
+
+
+def apdb(args: Namespace) -> int:
+    """Look after the database."""
+    from promptdia.apdb.sql import SqlApdb
+
+    repository = Repository(args.root)
+    if args.verb == "create":
+        SqlApdb.create(repository.apdb_url)
+        print(f"created {repository.apdb_url}")
+        return OK
+    store = SqlApdb.open(repository.apdb_url)
+    broken = store.check()
+    _counts(store.countings())
+    for sentence in broken:
+        print(f"promptdia: {sentence}", file=sys.stderr)
+    print("the database is sound" if not broken else f"{len(broken)} broken invariants")
+    return FAILED if broken else OK
+
+
+def explain(args: Namespace) -> int:
+    """Where a source came from, or why it was not alerted."""
+    from promptdia.apdb.sql import SqlApdb
+
+    for sentence in SqlApdb.open(Repository(args.root).apdb_url).explain(args.id).story:
+        print(sentence)
+    return OK
+
+
+def report(args: Namespace) -> int:
+    """Compare what was found with the simulated truth."""
+    from promptdia.apdb.sql import SqlApdb
+    from promptdia.pipeline.report.collect import make_report
+    from promptdia.pipeline.report.page import number_table
+
+    repository = Repository(args.root)
+    if not (repository.root / "truth" / "epochs.parquet").exists():
+        raise ConfigError(
+            f"{repository.root} has no truth to compare with; only simulated surveys have"
+        )
+    store = SqlApdb.open(repository.apdb_url)
+    committed = [
+        e.dia_source_id for r in store.outcomes() for e in store.outbox(r.visit, r.detector)
+    ]
+    made = make_report(repository, store.countings()["DiaObject"], np.array(committed, np.int64))
+    if args.json:
+        _print_json(made.to_json())
+    else:
+        Console().print(number_table(made))
+        print(f"the report with figures: {repository.root / 'report' / 'report.html'}")
+    return OK
+
+
+def _counts(counts: dict[str, int]) -> None:
+    shown = Table(show_header=False)
+    for name, n in counts.items():
+        shown.add_row(name, str(n))
+    Console().print(shown)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _print_json(content: dict[str, Any] | Iterable[Any]) -> None:
+    json.dump(content, sys.stdout, default=float)
+    print()

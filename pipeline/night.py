@@ -1,0 +1,127 @@
+"""Visits in time order: image phases in parallel, catalogue phases one after the other."""
+
+from collections.abc import Iterable, Iterator
+
+from astropy.time import Time
+
+from promptdia.apdb.store import Apdb
+from promptdia.pipeline.delivery import archive_alerts
+from promptdia.pipeline.ephemerides import load_ephemerides
+from promptdia.pipeline.errors import ApdbError, NoWork, TaskError
+from promptdia.pipeline.factory import make_tasks
+from promptdia.pipeline.pool import Executor, ordered
+from promptdia.pipeline.repository import Repository
+from promptdia.pipeline.retry import with_retries
+from promptdia.pipeline.timing import Stopwatch
+from promptdia.pipeline.visit import Delivery, update_sky
+from promptdia.pipeline.worker import (
+    Outcome,
+    load_changes,
+    load_outcome,
+    process_images,
+    save_outcome,
+)
+from promptdia.tasks.model.visit import Visit
+
+Job = tuple[Visit, int]
+"""A visit and one of its detectors."""
+
+
+def jobs_of(
+    repository: Repository, visits: Iterable[Visit], detectors: list[int] | None = None
+) -> list[Job]:
+    """Visit-detectors in the order in which the database must see them: time, then detector."""
+    return [
+        (visit, number)
+        for visit in sorted(visits, key=lambda v: (v.mjd_tai, v.id))
+        for number in repository.detectors(visit.id)
+        if detectors is None or number in detectors
+    ]
+
+
+def process(
+    repository: Repository,
+    jobs: list[Job],
+    store: Apdb,
+    executor: Executor,
+    topic: str,
+    *,
+    out_of_order: bool = False,
+) -> Iterator[Outcome]:
+    """Process visit-detectors and yield what became of each, in order.
+
+    A visit-detector that the database already holds is not computed again: its alerts are
+    what was committed then. After a crash anywhere the same call goes on where it stopped.
+    """
+    done = {(v.id, d) for v, d in jobs if store.status(v.id, d) == "done"}
+    fresh = [(repository.root, v.id, d) for v, d in jobs if (v.id, d) not in done]
+    images = ordered(executor, process_images, fresh)
+    for visit, number in jobs:
+        if (visit.id, number) in done:
+            yield _as_stored(repository, store, visit, number)
+        else:
+            yield _into_database(repository, store, next(images), visit, topic, out_of_order)
+
+
+def _into_database(
+    repository: Repository,
+    store: Apdb,
+    outcome: Outcome,
+    visit: Visit,
+    topic: str,
+    out_of_order: bool,
+) -> Outcome:
+    """Bring one image result into the database; a failure is recorded, never swallowed."""
+    timed, number = Stopwatch(outcome.seconds), outcome.detector
+    if outcome.status == "done":
+        try:
+            changes = timed("read_back", load_changes, repository, visit.id, number)
+            with_retries(
+                lambda: update_sky(
+                    changes,
+                    store,
+                    make_tasks(repository.config),
+                    Delivery(topic, repository.config.alert_schema),
+                    timed,
+                    ss_objects=load_ephemerides(repository.root, visit.id),
+                    now_mjd_tai=_now(),
+                    out_of_order=out_of_order,
+                )
+            )
+            timed("archive", archive_alerts, repository, store, visit.id, number)
+            _count(outcome, store)
+        except (TaskError, ApdbError) as failure:
+            outcome.status, outcome.reason = "failed", str(failure)
+        except NoWork as nothing:
+            outcome.status, outcome.reason = "no_work", str(nothing)
+    if outcome.status == "failed":
+        store.record_status(
+            visit.id, number, "failed", outcome.reason, mjd_tai=visit.mjd_tai, now_mjd_tai=_now()
+        )
+    elif outcome.status == "no_work":
+        store.record_status(
+            visit.id, number, "no_work", outcome.reason, mjd_tai=visit.mjd_tai, now_mjd_tai=_now()
+        )
+    save_outcome(repository, outcome)
+    return outcome
+
+
+def _as_stored(repository: Repository, store: Apdb, visit: Visit, number: int) -> Outcome:
+    """The outcome of an earlier run; its alerts are archived now if that run did not get there."""
+    archive_alerts(repository, store, visit.id, number)
+    outcome = load_outcome(repository, visit.id, number) or Outcome(visit.id, number, "done")
+    _count(outcome, store)
+    return outcome
+
+
+def _count(outcome: Outcome, store: Apdb) -> None:
+    for row in store.outcomes(outcome.visit):
+        if row.detector == outcome.detector:
+            outcome.status, outcome.reason = row.status, row.reason
+            outcome.n_dia_sources = row.n_dia_sources
+            outcome.n_new_dia_objects = row.n_new_dia_objects
+    outcome.n_alerts = len(store.outbox(outcome.visit, outcome.detector))
+
+
+def _now() -> float:
+    return float(Time.now().tai.mjd)

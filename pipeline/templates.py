@@ -1,0 +1,102 @@
+"""Templates of a repository: calibrated earlier visits, warped to sky patches and coadded."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptdia.pipeline.errors import ConfigError, InputError
+from promptdia.pipeline.factory import make_tasks
+from promptdia.pipeline.io.fits import read_exposure
+from promptdia.pipeline.pool import Executor, ordered
+from promptdia.pipeline.repository import Repository
+from promptdia.pipeline.worker import calibrate_frame
+from promptdia.tasks.model.exposure import ScienceExposure
+from promptdia.tasks.model.visit import Visit
+from promptdia.tasks.tiling import Patch
+from promptdia.tasks.warp import warp
+
+
+@dataclass(frozen=True)
+class BuiltPatch:
+    """One template coadd."""
+
+    band: str
+    patch: int
+    n_inputs: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Templates:
+    """What ``promptdia template`` made and what could not go in."""
+
+    built: list[BuiltPatch]
+    refused: list[tuple[int, int, str]]
+    """Visit, detector and why its frame was left out."""
+
+
+def default_visits(repository: Repository) -> list[Visit]:
+    """The visits of the first night: what ``promptdia template`` takes when none are named."""
+    visits = repository.visits()
+    return [v for v in visits if v.day_obs == visits[0].day_obs]
+
+
+def build_templates(
+    repository: Repository, visits: list[Visit], executor: Executor, band: str | None = None
+) -> Templates:
+    """Calibrate the visits' frames where needed, and coadd them patch by patch."""
+    chosen = [v for v in visits if band in (None, v.band)]
+    if not chosen:
+        raise ConfigError(f"no visit in band {band} to build a template from")
+    frames = [(v, d) for v in chosen for d in repository.detectors(v.id)]
+    outcomes = ordered(executor, calibrate_frame, [(repository.root, v.id, d) for v, d in frames])
+    refused, inputs = [], []
+    for (visit, detector), outcome in zip(frames, outcomes):
+        if outcome.status == "done":
+            inputs.append((visit, detector))
+        else:
+            refused.append((visit.id, detector, outcome.reason))
+    if not inputs:
+        raise InputError(f"no frame could be calibrated for a template; the first: {refused[0][2]}")
+    arguments = [
+        (repository.root, b, patch, members) for b, patch, members in _by_patch(repository, inputs)
+    ]
+    return Templates(list(ordered(executor, _build_patch, arguments)), refused)
+
+
+def store_template(repository: Repository, image: ScienceExposure) -> list[Path]:
+    """Cut an image brought from elsewhere into the patches it touches."""
+    coadd = make_tasks(repository.config).coadd
+    paths = []
+    for patch in repository.tiling.patches_of(image.wcs, image.shape):
+        template = coadd.run([warp(image, patch.wcs, patch.shape)], patch)
+        repository.write_template(image.visit.band, patch.id, template)
+        paths.append(repository.template_path(image.visit.band, patch.id))
+    return paths
+
+
+def _by_patch(
+    repository: Repository, inputs: list[tuple[Visit, int]]
+) -> Iterator[tuple[str, Patch, list[tuple[int, int]]]]:
+    members: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    patches: dict[int, Patch] = {}
+    for visit, number in inputs:
+        science = _calexp(repository, visit.id, number)
+        for patch in repository.tiling.patches_of(science.wcs, science.shape):
+            patches[patch.id] = patch
+            members.setdefault((visit.band, patch.id), []).append((visit.id, number))
+    for band, patch_id in sorted(members):
+        yield band, patches[patch_id], members[band, patch_id]
+
+
+def _build_patch(root: Path, band: str, patch: Patch, members: list[tuple[int, int]]) -> BuiltPatch:
+    repository = Repository(root)
+    warps = [warp(_calexp(repository, v, d), patch.wcs, patch.shape) for v, d in members]
+    template = make_tasks(repository.config).coadd.run(warps, patch)
+    repository.write_template(band, patch.id, template)
+    return BuiltPatch(band, patch.id, len(members), repository.template_path(band, patch.id))
+
+
+def _calexp(repository: Repository, visit: int, detector: int) -> ScienceExposure:
+    path = repository.product(visit, detector, "calexp.fits")
+    return read_exposure(path, repository.detector(detector), ScienceExposure)

@@ -1,0 +1,245 @@
+"""Sources on the difference image: a matched filter at 5 sigma, both signs."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from promptdia.tasks.bright import near_bright
+from promptdia.tasks.errors import NoUsablePixels, TaskError
+from promptdia.tasks.footprints import (
+    NEGATIVE,
+    POSITIVE,
+    Footprints,
+    find_footprints,
+    significant_pixels,
+)
+from promptdia.tasks.matched_filter import CellPsf, cell_psf, signal_to_noise, trust
+from promptdia.tasks.model.arrays import Bools, Catalog, Floats, Image, Ints, Mask
+from promptdia.tasks.model.exposure import (
+    DifferenceExposure,
+    Exposure,
+    ScienceExposure,
+    TemplateExposure,
+)
+from promptdia.tasks.model.mask import MaskPlane, has
+from promptdia.tasks.model.psf import FWHM_PER_SIGMA, fwhm_px
+from promptdia.tasks.streaks import StreakConfig, find_streaks
+
+UNUSABLE = (
+    MaskPlane.BAD
+    | MaskPlane.SAT
+    | MaskPlane.CR
+    | MaskPlane.EDGE
+    | MaskPlane.NO_DATA
+    | MaskPlane.SAT_TEMPLATE
+)
+"""Pixels that carry no weight in detection and measurement."""
+GAUSSIAN_MAD = 1.4826
+
+
+@dataclass(frozen=True, slots=True)
+class DetectConfig:
+    """How sources are found on a difference."""
+
+    threshold: float = 5.0
+    """Least |S/N| of a peak."""
+    psf_cell_px: int = 256
+    """Side of the squares in which one PSF is used for the filter."""
+    grow_sigmas: float = 2.4
+    """Footprints grow by this many PSF sigmas, and those that touch become one ..."""
+    min_separation_fwhm: float = 1.5
+    """... unless they have one sign and peaks this far apart that stand clear."""
+    registration_error_px: float = 0.03
+    """Misplacement of template stars that is counted as noise, per axis."""
+    flux_error: float = 0.01
+    """Error of a star's template flux that is counted as noise, a fraction."""
+    background_cell_px: int = 128
+    """Medians in squares of this side are subtracted from the difference; 0: none."""
+    rescale_noise: bool = True
+    """Scale the variance so that the empty difference has unit noise in S/N."""
+    rescale_tolerance: float = 0.03
+    """The variance is left alone while the noise of S/N is this near 1."""
+    bright_margin_fwhm: float = 2.0
+    """NEAR_BRIGHT reaches this many FWHM beyond saturated pixels ..."""
+    bright_margin_radius: float = 0.5
+    """... plus this many radii of a circle with the saturated area ..."""
+    bright_margin_max_px: float = 60.0
+    """... but not farther."""
+    streaks: StreakConfig | None = field(default_factory=StreakConfig)
+    """None: streaks are not looked for."""
+    max_detections: int = 20_000
+    """More than this is a failed subtraction, not a sky."""
+
+
+class TooManyDetections(TaskError):
+    """The difference is full of residuals."""
+
+    def __init__(self, found: int, allowed: int) -> None:
+        super().__init__(
+            f"found {found} detections on the difference, at most {allowed} make sense"
+        )
+
+
+class Detections(NamedTuple):
+    """The difference with its detections marked, and what was detected."""
+
+    difference: DifferenceExposure
+    """Local background removed, variance rescaled if it had to be; planes DETECTED,
+    DETECTED_NEGATIVE, NEAR_BRIGHT and STREAK set. ``notes`` hold ``detect.*`` figures."""
+    peaks: Catalog
+    """(n,) rows of footprints.PEAK."""
+    pixels: Ints
+    """Flat indices of the pixels of all footprints, one detection after the other."""
+    starts: Ints
+    """(n,) where each detection's pixels begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectDiaSources:
+    """Find what changed."""
+
+    config: DetectConfig
+
+    def run(
+        self,
+        difference: DifferenceExposure,
+        science: ScienceExposure,
+        matched: TemplateExposure,
+    ) -> Detections:
+        """Detections of both signs; those of opposite sign that touch are one.
+
+        ``science`` and ``matched`` (the template as it was subtracted) lie on the same
+        pixels. Raises NoUsablePixels, or TooManyDetections for a hopeless difference.
+        """
+        cfg = self.config
+        _check_shapes(difference, science, matched)
+        good = usable(difference)
+        if not good.any():
+            raise NoUsablePixels("difference image", "every pixel is masked or has no variance")
+        image = difference.image - local_background(difference.image, good, cfg.background_cell_px)
+        fwhm = fwhm_px(difference.require_psf(), *(side / 2 for side in difference.shape[::-1]))
+        filters = cell_psf(difference.require_psf(), difference.shape, cfg.psf_cell_px)
+        snr = signal_to_noise(image, difference.variance, good, filters)
+        noise = noise_scale(snr, good)
+        scale = noise if cfg.rescale_noise and abs(noise - 1) > cfg.rescale_tolerance else 1.0
+        variance = (
+            difference.variance if scale == 1.0 else difference.variance * np.float32(scale**2)
+        )
+        if scale != 1.0:
+            snr /= np.float32(scale)
+        snr[has(difference.mask, MaskPlane.NO_DATA)] = 0.0
+        self._doubt(snr, matched.image, variance, good, filters)
+        grow = int(cfg.grow_sigmas * fwhm / FWHM_PER_SIGMA + 0.5)
+        found = find_footprints(snr, cfg.threshold, grow, cfg.min_separation_fwhm * fwhm)
+        if len(found.peaks) > cfg.max_detections:
+            raise TooManyDetections(len(found.peaks), cfg.max_detections)
+        mask, n_streaks = self._marked(difference.mask, image, variance, good, found, fwhm)
+        notes = {
+            **difference.notes,
+            "detect.noiseScale": noise,
+            "detect.varianceRescaled": scale**2,
+            "detect.nStreaks": n_streaks,
+            "detect.nDetections": len(found.peaks),
+        }
+        marked = difference.replace(image=image, variance=variance, mask=mask, notes=notes)
+        return Detections(marked, found.peaks, found.pixels, found.starts)
+
+    def _doubt(
+        self, snr: Image, static: Image, variance: Image, good: Bools, filters: CellPsf
+    ) -> None:
+        """Lower S/N, in place, where misplaced or mis-scaled template light explains it."""
+        cfg = self.config
+        y, x = significant_pixels(snr, cfg.threshold)
+        errors = (cfg.registration_error_px, cfg.flux_error)
+        snr[y, x] *= trust(static, variance, good, filters, x, y, *errors)
+
+    def _marked(
+        self,
+        mask: Mask,
+        image: Image,
+        variance: Image,
+        good: Bools,
+        found: Footprints,
+        fwhm: float,
+    ) -> tuple[Mask, int]:
+        """The mask with all that detection adds to it, and how many streaks there are."""
+        cfg = self.config
+        detected = MaskPlane.DETECTED | MaskPlane.DETECTED_NEGATIVE
+        marked = mask & np.int32(~detected.value)
+        for sign, plane in (
+            (POSITIVE, MaskPlane.DETECTED),
+            (NEGATIVE, MaskPlane.DETECTED_NEGATIVE),
+        ):
+            marked.ravel()[found.pixels[(found.signs & sign) != 0]] |= plane.value
+        near = near_bright(
+            has(mask, MaskPlane.SAT | MaskPlane.SAT_TEMPLATE),
+            cfg.bright_margin_fwhm * fwhm,
+            cfg.bright_margin_radius,
+            cfg.bright_margin_max_px,
+        )
+        marked[near] |= MaskPlane.NEAR_BRIGHT.value
+        if cfg.streaks is None:
+            return marked, 0
+        streaks = find_streaks(image, variance, good & ~near, cfg.streaks)
+        for streak in streaks:
+            marked[streak.mask(image.shape)] |= MaskPlane.STREAK.value
+        return marked, len(streaks)
+
+
+def usable(exposure: Exposure) -> Bools:
+    """(ny, nx) True on pixels that may take part in detection and measurement."""
+    good: Bools = exposure.usable(UNUSABLE) & np.isfinite(exposure.image)
+    good &= exposure.variance > 0
+    return good
+
+
+def noise_scale(snr: Image, good: Bools) -> float:
+    """Robust standard deviation of the S/N map, from every 5th good pixel per axis."""
+    values = snr[::5, ::5][good[::5, ::5]]
+    if values.size < 100:
+        return 1.0
+    middle = np.median(values)
+    return float(GAUSSIAN_MAD * np.median(np.abs(values - middle)))
+
+
+def local_background(image: Image, good: Bools, cell_px: int) -> Image:
+    """Medians of cells, smoothed over 3 x 3 and interpolated; (ny, nx), 0 where unknown."""
+    if cell_px == 0 or min(image.shape) < cell_px:
+        return np.zeros_like(image)
+    stride = max(1, cell_px // 32)
+    sample = np.where(good[::stride, ::stride], image[::stride, ::stride], np.nan)
+    edges = [np.linspace(0, side, max(1, round(side / cell_px)) + 1) for side in image.shape]
+    rows, columns = (np.rint(edge / stride).astype(int) for edge in edges)
+    cells = np.array(
+        [
+            [_median(sample[y0:y1, x0:x1]) for x0, x1 in pairwise(columns)]
+            for y0, y1 in pairwise(rows)
+        ]
+    )
+    padded = np.pad(cells, 1, mode="edge")
+    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(*cells.shape, 9)
+    smooth = np.median(around, axis=-1)
+    weights_y, weights_x = (_hat_weights(edge) for edge in edges)
+    background: Image = (weights_y @ smooth.astype(np.float32)) @ weights_x.T
+    return background
+
+
+def _median(values: Image) -> float:
+    seen = values[np.isfinite(values)]
+    return float(np.median(seen)) if seen.size > 0.1 * values.size else 0.0
+
+
+def _hat_weights(edges: Floats) -> Image:
+    """(side, cells) linear interpolation between the middles of cells, constant beyond."""
+    middles = 0.5 * (edges[:-1] + edges[1:]) - 0.5
+    pixels = np.arange(int(edges[-1]))
+    columns = [np.interp(pixels, middles, unit) for unit in np.eye(middles.size)]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _check_shapes(*exposures: Exposure) -> None:
+    shapes = {exposure.shape for exposure in exposures}
+    if len(shapes) > 1:
+        raise ValueError(f"difference, science and template differ in shape: {sorted(shapes)}")

@@ -1,0 +1,123 @@
+"""Bad pixels in a subtraction: what stands in for them, and how far they reach."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from promptdia.tasks.kernels.masks import spread
+from promptdia.tasks.model.arrays import Bools, Floats, Image, Ints, Mask
+from promptdia.tasks.model.exposure import Exposure
+from promptdia.tasks.model.mask import MaskPlane, has
+
+BROKEN = MaskPlane.SAT | MaskPlane.NO_DATA
+MENDED = MaskPlane.BAD | MaskPlane.CR
+"""Worthless unless interpolated."""
+RENAMED = {
+    MaskPlane.SAT: MaskPlane.SAT_TEMPLATE,
+    MaskPlane.INJECTED: MaskPlane.INJECTED_TEMPLATE,
+}
+TEMPLATE_KEPT = (
+    MaskPlane.BAD
+    | MaskPlane.CR
+    | MaskPlane.INTRP
+    | MaskPlane.NO_DATA
+    | MaskPlane.STREAK
+    | MaskPlane.SPIKE
+    | MaskPlane.HIGH_VARIANCE
+    | MaskPlane.SUSPECT
+)
+
+
+NEAR = MaskPlane.NEAR_BRIGHT
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Filled:
+    """An image that may be convolved: finite, with plausible values for broken pixels."""
+
+    image: Image
+    broken_y: Ints
+    broken_x: Ints
+
+
+def broken_pixels(exposure: Exposure) -> Bools:
+    """(ny, nx) True where the pixel's value says nothing about the sky."""
+    unmended = has(exposure.mask, MENDED) & ~has(exposure.mask, MaskPlane.INTRP)
+    broken: Bools = has(exposure.mask, BROKEN) | unmended | ~np.isfinite(exposure.image)
+    return broken
+
+
+def fill_broken(exposure: Exposure, other: Exposure, broken: Bools, other_broken: Bools) -> Filled:
+    """Broken pixels take the other image's value, so that they leave no ring in a difference.
+
+    Where both are broken a finite value (saturated) stays and the rest becomes 0.
+    """
+    y, x = np.nonzero(broken)
+    own, theirs = exposure.image[y, x], other.image[y, x]
+    own = np.where(np.isfinite(own), own, np.float32(0))
+    image = exposure.image.copy()
+    image[y, x] = np.where(other_broken[y, x], own, theirs)
+    return Filled(image, y, x)
+
+
+def template_bits(mask: Mask) -> Mask:
+    """The template's mask under the names that a difference uses."""
+    bits = mask & TEMPLATE_KEPT.value
+    present = int(np.bitwise_or.reduce(mask, axis=None))
+    for old, new in RENAMED.items():
+        if present & old:
+            bits[has(mask, old)] |= new.value
+    return bits
+
+
+def spread_mask(
+    bits: Mask,
+    filled: Filled,
+    kernel: Floats,
+    variance: Image,
+    max_share: float,
+    max_unknown_sigma: float,
+) -> Mask:
+    """Bits after the convolution with ``kernel`` (k, k).
+
+    A broken pixel's bits reach every pixel of which it and its like make more than
+    ``max_share``. Around saturated ones NEAR_BRIGHT is set where what their unknown excess
+    (as much as is seen) would add exceeds ``max_unknown_sigma``. EDGE is set where as
+    much of the kernel lies outside the image.
+    """
+    y, x = filled.broken_y, filled.broken_x
+    own = bits[y, x]
+    saturated = has(own, MaskPlane.SAT | MaskPlane.SAT_TEMPLATE)
+    unknown = np.where(saturated, np.abs(filled.image[y, x]), 0).astype(np.float32)
+    share = (np.abs(kernel) / np.abs(kernel).sum()).astype(np.float32)
+    result = bits.copy()
+    if y.size:
+        out_share, out_unknown = (np.zeros(bits.shape, np.float32) for _ in range(2))
+        out_bits = np.zeros(bits.shape, np.int32)
+        spread(y, x, own, unknown, share, out_share, out_unknown, out_bits)
+        touched = np.nonzero(out_share)
+        reached = out_share[touched] > max_share
+        result[touched] |= np.where(reached, out_bits[touched], 0)
+        noise = max_unknown_sigma * np.sqrt(variance[touched])
+        result[touched] |= np.where(out_unknown[touched] > noise, NEAR.value, 0).astype(np.int32)
+    edge = _edge_width(share, max_share)
+    if edge:
+        for rows, columns in (
+            (slice(0, edge), slice(None)),
+            (slice(-edge, None), slice(None)),
+            (slice(None), slice(0, edge)),
+            (slice(None), slice(-edge, None)),
+        ):
+            result[rows, columns] |= MaskPlane.EDGE.value
+    return result
+
+
+def _edge_width(share: Image, max_share: float) -> int:
+    """Pixels from the border inside which more than ``max_share`` of the kernel is outside."""
+    columns, rows = share.sum(axis=0), share.sum(axis=1)
+    h = share.shape[0] // 2
+    widths = [
+        next(d for d in range(h + 1) if profile[h + 1 + d :].sum() <= max_share)
+        for profile in (columns, columns[::-1], rows, rows[::-1])
+    ]
+    return max(widths)

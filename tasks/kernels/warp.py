@@ -1,0 +1,159 @@
+"""Lanczos interpolation through a grid of coordinates."""
+
+import numpy as np
+
+from promptdia.tasks.kernels._jit import fast_kernel, kernel
+from promptdia.tasks.model.arrays import Floats, Image, Mask
+
+CELL = 32
+"""Pixels between nodes of the coordinate grid, and side of the blocks of ``dirty_blocks``."""
+
+
+@kernel
+def dirty_blocks(image: Image, variance: Image, mask: Mask, no_data_bit: int) -> np.ndarray:
+    """(ny_blocks, nx_blocks) uint8 state of each block of the input.
+
+    0 clean, 1 some pixel has a mask bit or is not finite, 2 every pixel has no data.
+    """
+    ny, nx = image.shape
+    dirty = np.zeros(((ny + CELL - 1) // CELL, (nx + CELL - 1) // CELL), np.uint8)
+    for by in range(dirty.shape[0]):
+        for bx in range(dirty.shape[1]):
+            some, every = False, True
+            for y in range(by * CELL, min(by * CELL + CELL, ny)):
+                for x in range(bx * CELL, min(bx * CELL + CELL, nx)):
+                    every = every and (mask[y, x] & no_data_bit) != 0
+                    some = some or mask[y, x] != 0
+                    some = some or not np.isfinite(image[y, x] + variance[y, x])
+            dirty[by, bx] = 2 if every else (1 if some else 0)
+    return dirty
+
+
+@fast_kernel
+def warp_cells(
+    image: Image,
+    variance: Image,
+    mask: Mask,
+    dirty: np.ndarray,
+    grid_x: Floats,
+    grid_y: Floats,
+    wanted: np.ndarray,
+    table: Image,
+    missing_bits: int,
+    interpolated_bit: int,
+    no_data_bit: int,
+    variance_scale: float,
+    first: int,
+    end: int,
+    out_image: Image,
+    out_variance: Image,
+    out_mask: Mask,
+) -> None:
+    """Fill rows of cells ``first`` to ``end`` of the output.
+
+    ``grid_x`` and ``grid_y`` (ny_cells + 1, nx_cells + 1) are input coordinates of output
+    pixels (CELL i, CELL j), nan where there is no input; ``wanted`` (ny_cells, nx_cells) is 0
+    where a cell need not be filled. The outputs hold "no data" before.
+    A tap is missing outside the input, where not finite, and where a missing bit is set
+    without the interpolated one; what remains is renormalised while it has half of the weight.
+    """
+    ny, nx = image.shape
+    oy, ox = out_image.shape
+    phases = table.shape[0] - 1
+    taps = table.shape[1]
+    reach = taps // 2 - 1
+    weights = table.ravel()
+    pixels = image.ravel()
+    noise = variance.ravel()
+    for cy in range(first, end):
+        for cx in range(grid_x.shape[1] - 1):
+            if wanted[cy, cx] == 0:
+                continue
+            ax, bx = grid_x[cy, cx], grid_x[cy, cx + 1]
+            dx, ex = grid_x[cy + 1, cx], grid_x[cy + 1, cx + 1]
+            ay, by = grid_y[cy, cx], grid_y[cy, cx + 1]
+            dy, ey = grid_y[cy + 1, cx], grid_y[cy + 1, cx + 1]
+            low_x, high_x = min(min(ax, bx), min(dx, ex)), max(max(ax, bx), max(dx, ex))
+            low_y, high_y = min(min(ay, by), min(dy, ey)), max(max(ay, by), max(dy, ey))
+            if not (high_x >= -0.5 and low_x < nx and high_y >= -0.5 and low_y < ny):
+                continue
+            if not (ax + bx + dx + ex + ay + by + dy + ey < 1e12):
+                continue
+            # area of an output pixel in input pixels, mean over the cell
+            area = (
+                abs((ex - ax) * (dy - by) - (dx - bx) * (ey - ay)) * 0.5 / (CELL * CELL)
+            )
+            scale = np.float32(area)
+            noise_scale = np.float32(area * area * variance_scale)
+            x0, x1 = int(np.floor(low_x)) - reach, int(np.floor(high_x)) + reach + 1
+            y0, y1 = int(np.floor(low_y)) - reach, int(np.floor(high_y)) + reach + 1
+            careful = x0 < 0 or y0 < 0 or x1 >= nx or y1 >= ny
+            empty = True
+            for block_y in range(max(y0, 0) // CELL, min(y1, ny - 1) // CELL + 1):
+                for block_x in range(max(x0, 0) // CELL, min(x1, nx - 1) // CELL + 1):
+                    careful = careful or dirty[block_y, block_x] != 0
+                    empty = empty and dirty[block_y, block_x] == 2
+            if empty:
+                continue
+            for y in range(cy * CELL, min(cy * CELL + CELL, oy)):
+                v = (y - cy * CELL) / CELL
+                left_x, right_x = ax + (dx - ax) * v, bx + (ex - bx) * v
+                left_y, right_y = ay + (dy - ay) * v, by + (ey - by) * v
+                step_x, step_y = (right_x - left_x) / CELL, (right_y - left_y) / CELL
+                for i in range(min(CELL, ox - cx * CELL)):
+                    xs, ys = left_x + step_x * i, left_y + step_y * i
+                    ix, iy = int(np.floor(xs)), int(np.floor(ys))
+                    fx, fy = xs - ix, ys - iy
+                    kx = taps * int(fx * phases + 0.5)
+                    ky = taps * int(fy * phases + 0.5)
+                    x = cx * CELL + i
+                    if not careful:
+                        total = np.float32(0)
+                        wx, wy = np.uint64(kx), np.uint64(ky)
+                        base = np.uint64((iy - reach) * nx + ix - reach)
+                        for j in range(np.uint64(taps)):
+                            row = np.float32(0)
+                            for k in range(np.uint64(taps)):
+                                row += weights[wx + k] * pixels[base + k]
+                            total += weights[wy + j] * row
+                            base += np.uint64(nx)
+                        at = np.uint64(iy * nx + ix)
+                        below = at + np.uint64(nx)
+                        one = np.uint64(1)
+                        gx, gy = np.float32(fx), np.float32(fy)
+                        top = noise[at] + gx * (noise[at + one] - noise[at])
+                        bottom = noise[below] + gx * (noise[below + one] - noise[below])
+                        out_image[y, x] = total * scale
+                        out_variance[y, x] = (top + gy * (bottom - top)) * noise_scale
+                        out_mask[y, x] = 0
+                        continue
+                    total = np.float32(0)
+                    kept = np.float32(0)
+                    bits = 0
+                    for j in range(taps):
+                        py = iy - reach + j
+                        for k in range(taps):
+                            px = ix - reach + k
+                            if py < 0 or px < 0 or py >= ny or px >= nx:
+                                continue
+                            w = weights[ky + j] * weights[kx + k]
+                            m = mask[py, px]
+                            if abs(w) > 0.05:
+                                bits |= m
+                            lost = (m & missing_bits) != 0 and (m & interpolated_bit) == 0
+                            if not (lost or not np.isfinite(image[py, px])):
+                                total += w * image[py, px]
+                                kept += w
+                    near_x, near_y = int(np.floor(xs + 0.5)), int(np.floor(ys + 0.5))
+                    inside = 0 <= near_x < nx and 0 <= near_y < ny
+                    if not inside or kept < 0.5:
+                        out_mask[y, x] = bits | no_data_bit
+                        continue
+                    near = mask[near_y, near_x]
+                    lost = (near & missing_bits) != 0 and (near & interpolated_bit) == 0
+                    if lost or not np.isfinite(image[near_y, near_x] + variance[near_y, near_x]):
+                        out_mask[y, x] = bits | no_data_bit
+                        continue
+                    out_image[y, x] = total / kept * scale
+                    out_variance[y, x] = variance[near_y, near_x] * noise_scale
+                    out_mask[y, x] = bits & ~no_data_bit

@@ -1,0 +1,254 @@
+"""Match two lists of stars whose positions differ by shift, rotation and scale."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial import cKDTree
+from scipy.stats import poisson
+
+from promptdia.tasks.kernels.star_pairs import pair_votes
+from promptdia.tasks.model.arrays import Floats, Ints
+from promptdia.tasks.wcs_fit import PixelMap, n_terms, solve_map
+
+MAX_VOTES = 1_000_000
+"""Room for pair hypotheses; those of the brightest stars come first."""
+HYPOTHESES = 40
+"""How many of the fullest cells of the search space are tried."""
+EFFORTS = (60, 120, 240)
+"""Stars taken from each list for pairs, more in each attempt."""
+SIMILARITY_BELOW = 6
+"""Fewer stars than this are fitted by a similarity, more by an affine map or a quadratic."""
+BEND_PX = 10.0
+"""Size expected of a quadratic distortion that the first guess lacks."""
+CONFIRMING = 400
+"""Stars taken from each list to confirm a hypothesis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How far the two lists may be apart."""
+
+    max_shift_px: float
+    max_rotation_deg: float
+    max_scale_error: float
+    radius_px: float
+    """How far matched stars may lie apart after the best affine or quadratic map."""
+    false_alarm: float
+    """Accepted chance that the stars agree by accident."""
+
+
+class Match(NamedTuple):
+    """Pairs (a, b) of rows, and the chance that they agree by accident."""
+
+    a: Ints
+    b: Ints
+    log10_false_alarm: float
+
+
+def match_patterns(a: Floats, b: Floats, shape: tuple[int, int], search: Search) -> Match:
+    """The best match of positions ``a`` (n, 2) to ``b`` (m, 2) on an image of ``shape``.
+
+    Both lists are in pixels, best candidates (the brightest) first; ``a`` may reach
+    beyond the image. Two stars of each list define a similarity; the similarities that
+    agree are tried in the order of their number, and the one that brings most stars
+    together against chance is returned, significant or not.
+    """
+    best = no_match()
+    share = _area_ratio(a, shape)
+    lists = a[: int(CONFIRMING * share)], b[:CONFIRMING]
+    for effort in EFFORTS:
+        first, second = a[: int(effort * share)], b[:effort]
+        best = max(best, _attempt(first, second, *lists, shape, search), key=_quality)
+        if _certain(best, search) or (effort >= len(b) and effort * share >= len(a)):
+            break
+    return best
+
+
+def no_match() -> Match:
+    """The match of nothing with nothing."""
+    none = np.zeros(0, np.int64)
+    return Match(none, none, 0.0)
+
+
+def nearest_pairs(a: Floats, tree_b: cKDTree, radius: float) -> tuple[Ints, Ints]:
+    """Rows of ``a`` and of the tree's points, one to one, nearest first, within ``radius``."""
+    distance, to_b = tree_b.query(a, distance_upper_bound=radius)
+    near = np.flatnonzero(np.isfinite(distance))
+    by_distance = near[np.argsort(distance[near], kind="stable")]
+    rows_b, first = np.unique(to_b[by_distance], return_index=True)
+    return by_distance[first].astype(np.int64), rows_b.astype(np.int64)
+
+
+def false_alarm(
+    n_matched: int,
+    order: int,
+    a: Floats,
+    b: Floats,
+    shape: tuple[int, int],
+    radius: float,
+    search: Search,
+) -> float:
+    """log10 of the chance that unrelated lists match as well somewhere in the search space.
+
+    Poisson chance of ``n_matched`` coincidences within ``radius``, times the number of
+    distinguishable similarities in the search space. Each pair of coefficients that a map
+    of ``order`` has more than a similarity can bring one more star into place, and these
+    are not counted as matched. ``a`` is on the image's pixels.
+    """
+    ny, nx = shape
+    inside = ((a > -0.5) & (a < [nx - 0.5, ny - 0.5])).all(axis=1).sum()
+    expected = inside * len(b) * np.pi * radius**2 / (nx * ny)
+    reach = 0.5 * np.hypot(nx, ny)
+    trials = max(1.0, (search.max_shift_px / radius) ** 2)
+    trials *= max(1.0, 2 * np.deg2rad(search.max_rotation_deg) * reach / radius)
+    trials *= max(1.0, 2 * search.max_scale_error * reach / radius)
+    counted = n_matched - (n_terms(order) - 2)
+    if counted < 1:
+        return 0.0
+    chance = poisson.logsf(counted - 1, expected) / np.log(10)
+    return float(min(0.0, max(chance, -300.0) + np.log10(trials)))
+
+
+def _quality(match: Match) -> tuple[float, int]:
+    return -match.log10_false_alarm, match.a.size
+
+
+def _certain(match: Match, search: Search) -> bool:
+    """Whether no better match need be looked for."""
+    return bool(match.log10_false_alarm < np.log10(search.false_alarm) - 10)
+
+
+def _area_ratio(a: Floats, shape: tuple[int, int]) -> float:
+    """Area that list ``a`` covers over that of the image, at most 6."""
+    if len(a) < 2:
+        return 1.0
+    extent = np.ptp(a, axis=0)
+    return float(np.clip(extent.prod() / (shape[0] * shape[1]), 1.0, 6.0))
+
+
+def _attempt(
+    first: Floats,
+    second: Floats,
+    a: Floats,
+    b: Floats,
+    shape: tuple[int, int],
+    search: Search,
+) -> Match:
+    centre = np.array([shape[1] - 1, shape[0] - 1]) / 2.0
+    best = no_match()
+    tree_b = cKDTree(b)
+    for matrix in _hypotheses(first - centre, second - centre, shape, search):
+        moved = (a - centre) @ matrix[:, :2].T + matrix[:, 2] + centre
+        for order in (1, 2):
+            best = max(best, _grown(moved, a, tree_b, shape, search, order), key=_quality)
+        if _certain(best, search):
+            break
+    return best
+
+
+def _hypotheses(a: Floats, b: Floats, shape: tuple[int, int], search: Search) -> list[Floats]:
+    """Similarities (2, 3) between centred lists, most votes first."""
+    votes = _votes(a, b, shape, search)
+    if len(votes) == 0:
+        return []
+    reach = 0.5 * float(np.hypot(*shape))
+    turn = max(3.0 * search.radius_px / reach, 1e-3)
+    step = np.array([turn, turn, 4.0 * search.radius_px, 4.0 * search.radius_px])
+    # cells of twice the step at half-step offsets would split no cluster; two grids do
+    grids = [np.floor(votes / step + offset).astype(np.int64) for offset in (0.0, 0.5)]
+    found: list[tuple[int, Floats]] = []
+    for cells in grids:
+        low = cells.min(axis=0)
+        width = cells.max(axis=0) - low + 1
+        keys = np.ravel_multi_index(tuple((cells - low).T), tuple(width))
+        _, group, count = np.unique(keys, return_inverse=True, return_counts=True)
+        top = np.argsort(-count, kind="stable")[:HYPOTHESES]
+        for cell in top:
+            members = votes[group == cell]
+            found.append((int(count[cell]), np.median(members, axis=0)))
+    found.sort(key=lambda item: -item[0])
+    return [_similarity(*vote) for _, vote in found]
+
+
+def _votes(a: Floats, b: Floats, shape: tuple[int, int], search: Search) -> Floats:
+    min_length = 0.15 * float(np.hypot(*shape))
+    ax, ay, bx, by = (np.ascontiguousarray(v) for v in (a[:, 0], a[:, 1], b[:, 0], b[:, 1]))
+    bounds = (
+        min_length,
+        float(np.log1p(search.max_scale_error)),
+        float(np.deg2rad(search.max_rotation_deg)) + 2.0 * search.radius_px / min_length,
+        search.max_shift_px,
+    )
+    room = 200_000
+    while True:
+        votes = np.empty((room, 4))
+        found = pair_votes(ax, ay, bx, by, *bounds, votes)
+        if found <= room or room >= MAX_VOTES:
+            return votes[: min(found, room)]
+        room = min(found, MAX_VOTES)
+
+
+def _grown(
+    moved: Floats,
+    a: Floats,
+    tree_b: cKDTree,
+    shape: tuple[int, int],
+    search: Search,
+    order: int,
+) -> Match:
+    """Match ``a`` where a first map ``moved`` it, again under the map fitted to that, and so on.
+
+    A few stars are fitted by a similarity, more by a polynomial of ``order``.
+    """
+    b = tree_b.data
+    crowded = np.sqrt(0.1 * shape[0] * shape[1] / (np.pi * len(b)))
+    radius = search.radius_px
+    for factor in (3.0, 2.0, 2.0, 2.0, 1.5, 1.0, 1.0):
+        radius = max(min(factor * search.radius_px, crowded), 0.5 * search.radius_px)
+        rows_a, rows_b = nearest_pairs(moved, tree_b, radius)
+        if rows_a.size < 3:
+            return no_match()
+        here, there = a[rows_a], b[rows_b]
+        if rows_a.size < SIMILARITY_BELOW:
+            moved = _similarity_fit(here, there, a)
+            continue
+        scatter = np.full(rows_a.size, (search.radius_px / 4) ** 2)
+        fitted = solve_map(here, there, scatter, order, shape, bend=BEND_PX)
+        if not _plausible(fitted, search):
+            return no_match()
+        moved = fitted(a)
+    rows_a, rows_b = nearest_pairs(moved, tree_b, radius)
+    if rows_a.size < 3:
+        return no_match()
+    distance = np.hypot(*(moved[rows_a] - b[rows_b]).T)
+    within = float(np.clip(4.0 * np.median(distance), 0.2, radius))
+    kept = distance <= within
+    chance = false_alarm(int(kept.sum()), order, moved, b, shape, within, search)
+    return Match(rows_a[kept], rows_b[kept], chance)
+
+
+def _plausible(fitted: PixelMap, search: Search) -> bool:
+    """Whether the scale at the centre stays near the range searched, along every direction."""
+    ny, nx = fitted.shape
+    x, y = (nx - 1) / 2, (ny - 1) / 2
+    ends = fitted(np.array([[x - 1, y], [x + 1, y], [x, y - 1], [x, y + 1]]))
+    matrix = np.column_stack([(ends[1] - ends[0]) / 2, (ends[3] - ends[2]) / 2])
+    scales = np.linalg.svd(matrix, compute_uv=False)
+    room = 1.0 + 1.5 * search.max_scale_error
+    return bool(scales[0] < room and scales[1] > 1 / room and np.linalg.det(matrix) > 0)
+
+
+def _similarity(log_scale: float, turn: float, tx: float, ty: float) -> Floats:
+    c, s = np.exp(log_scale) * np.cos(turn), np.exp(log_scale) * np.sin(turn)
+    return np.array([[c, -s, tx], [s, c, ty]])
+
+
+def _similarity_fit(here: Floats, there: Floats, a: Floats) -> Floats:
+    """``a`` carried along by the shift, rotation and scale that best carry here to there."""
+    unit = np.array([1, 1j])
+    za, zb = here @ unit, there @ unit
+    da = za - za.mean()
+    factor = (np.conj(da) @ (zb - zb.mean())) / max((np.abs(da) ** 2).sum(), 1e-30)
+    moved = factor * (a @ unit - za.mean()) + zb.mean()
+    return np.column_stack([moved.real, moved.imag])

@@ -1,0 +1,271 @@
+"""The kernel that makes one image look like another (Alard & Lupton 1998, Alard 2000)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg
+
+from promptdia.tasks.errors import TaskError, TooFewStars
+from promptdia.tasks.kernel_basis import KernelBasis
+from promptdia.tasks.kernel_stamps import Stamps
+from promptdia.tasks.model.arrays import Bools, Floats, Image
+from promptdia.tasks.model.psf import polynomial_terms, scaled
+
+MAX_ORDER = 2
+MIN_STARS = 3
+BATCH = 64
+
+
+class KernelFitFailed(TaskError):
+    """No believable matching kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelConfig:
+    """How the matching kernel is fitted."""
+
+    shape_order: int = 2
+    """Chebyshev order over the detector of the kernel's shape, given enough stars."""
+    sum_order: int = 1
+    """The same for its sum, the flux ratio."""
+    background_order: int = 2
+    """The same for the differential background."""
+    stars_per_order: tuple[int, int] = (20, 60)
+    """From so many stars on the shape may vary to order 1 and 2."""
+    profile_error: float = 0.003
+    """Fraction of a star's brightness the model may miss; added to the noise in the weights."""
+    prior_sigma: float = 1.0
+    """Prior width of the shape coefficients, which are of the order of the kernel's sum."""
+    prior_sigma_varying: float = 0.3
+    """The same for the terms that vary over the detector."""
+    clip_mad: float = 4.0
+    """A star is left out when its chi2 is this many (normalised) MADs above the median."""
+    clip_rounds: int = 4
+    """At most this many rounds of clipping."""
+    max_chi2: float = 50.0
+    """The fit has failed when the median chi2 per pixel exceeds this."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MatchingKernel:
+    """A kernel whose shape, sum and background are Chebyshev polynomials of the position."""
+
+    basis: KernelBasis
+    coefficients: Floats
+    """(n_basis, n_terms)."""
+    background: Floats
+    """(n_terms,) to be added to the convolved image."""
+    shape: tuple[int, int]
+    stars_used: int
+    stars_tried: int
+    chi2: float
+    """Median over the used stars of chi2 per pixel, in pure pixel noise."""
+
+    def at(self, x: Floats, y: Floats) -> Floats:
+        """(n, size, size) kernels."""
+        n, size, _ = self.basis.images.shape
+        terms = _terms(x, y, self.shape)
+        flat = terms @ self.coefficients.T @ self.basis.images.reshape(n, -1)
+        kernels: Floats = flat.reshape(-1, size, size)
+        return kernels
+
+    def sum_at(self, x: Floats, y: Floats) -> Floats:
+        """(n,) flux in the target's scale of a unit flux in the convolved image."""
+        sums: Floats = _terms(x, y, self.shape) @ self.coefficients[0]
+        return sums
+
+    def sum_plane(self) -> Image:
+        """(ny, nx) the kernel's sum."""
+        return _plane(self.coefficients[0], self.shape)
+
+    def background_plane(self) -> Image:
+        """(ny, nx) target minus convolved image on empty sky."""
+        return _plane(self.background, self.shape)
+
+
+def fit_matching_kernel(
+    stamps: Stamps, basis: KernelBasis, shape: tuple[int, int], config: KernelConfig
+) -> MatchingKernel:
+    """Least squares over the stamps, weighted by noise, with outlying stars left out.
+
+    TooFewStars with less than three stars (before or after clipping), KernelFitFailed when
+    chi2 or the kernel's sum make no sense.
+    """
+    if stamps.count < MIN_STARS:
+        raise TooFewStars("kernel fit", stamps.count, MIN_STARS)
+    normal = _normal_equations(stamps, basis, config.profile_error)
+    terms = _terms(stamps.x, stamps.y, shape)
+    used = np.ones(stamps.count, bool)
+    for _ in range(config.clip_rounds + 1):
+        active = _active_terms(int(used.sum()), basis.scale.size, config)
+        solution = _solve(normal, terms, used, active, config)
+        chi2 = normal.chi2(terms @ solution.T)
+        kept = used & (chi2 <= _chi2_limit(chi2[used], config.clip_mad))
+        if kept.sum() < MIN_STARS:
+            raise TooFewStars("kernel fit after clipping", int(kept.sum()), MIN_STARS)
+        if (kept == used).all():
+            break
+        used = kept
+    pure = float(np.median((chi2 / normal.noise_share)[used]))
+    _check(pure, terms[used] @ solution[0], config.max_chi2)
+    return MatchingKernel(
+        basis, solution[:-1], solution[-1], shape, int(used.sum()), stamps.count, pure
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Normal:
+    """Per star: design' W design, design' W target, target' W target."""
+
+    matrix: Floats
+    vector: Floats
+    square: Floats
+    pixels: Floats
+    noise_share: Floats
+    """Mean over the pixels of pure noise variance over the one used in the weights."""
+    input_noise: Floats
+    """(n,) sum over the pixels of weight x variance of the convolved image."""
+    gram: Floats
+    """(n_basis + 1, n_basis + 1) inner products of the basis images."""
+
+    def chi2(self, solution: Floats) -> Floats:
+        """(n,) per pixel, for (n, n_basis + 1) coefficients at each star."""
+        quadratic = np.einsum("si,sij,sj->s", solution, self.matrix, solution, optimize=True)
+        total = self.square - 2 * (solution * self.vector).sum(axis=1) + quadratic
+        result: Floats = total / self.pixels
+        return result
+
+    def summed(self, terms: Floats, used: Bools) -> tuple[Floats, Floats, Floats]:
+        """Matrix, its part that is only noise, and vector over all coefficients."""
+        k, t = self.gram.shape[0], terms.shape[1]
+        products = (terms[used][:, :, None] * terms[used][:, None, :]).reshape(-1, t * t)
+        full = (self.matrix[used].reshape(-1, k * k).T @ products).reshape(k, k, t, t)
+        noise = np.kron(self.gram, (self.input_noise[used] @ products).reshape(t, t))
+        vector = (self.vector[used].T @ terms[used]).ravel()
+        return full.transpose(0, 2, 1, 3).reshape(k * t, k * t), noise, vector
+
+
+def _normal_equations(stamps: Stamps, basis: KernelBasis, profile_error: float) -> _Normal:
+    n, size = stamps.count, stamps.target.shape[-1]
+    k = basis.scale.size + 1
+    matrix, vector = np.empty((n, k, k)), np.empty((n, k))
+    square, pixels, share, input_noise = (np.empty(n) for _ in range(4))
+    flat = basis.images.reshape(k - 1, -1)
+    gram = np.zeros((k, k))
+    gram[:-1, :-1] = flat @ flat.T
+    for first in range(0, n, BATCH):
+        s = slice(first, first + BATCH)
+        convolved = basis.convolve_stamps(stamps.input[s])
+        count = convolved.shape[0]
+        design = np.ones((count, k, size * size))
+        design[:, :-1] = convolved.reshape(count, k - 1, -1)
+        source = _smooth_variance(stamps.input_variance[s], convolved[:, 0])
+        noise = _smooth_variance(stamps.variance[s], convolved[:, 0]) + gram[0, 0] * source
+        model = noise + (profile_error * convolved[:, 0]) ** 2
+        weight = np.where(stamps.usable[s], 1.0 / model, 0.0)
+        flat_weight = weight.reshape(count, -1)
+        target = stamps.target[s].reshape(count, -1)
+        weighted = design * flat_weight[:, None, :]
+        np.matmul(weighted, design.swapaxes(1, 2), out=matrix[s])
+        vector[s] = (weighted @ target[:, :, None])[:, :, 0]
+        square[s] = (flat_weight * target**2).sum(axis=1)
+        pixels[s] = (flat_weight > 0).sum(axis=1)
+        share[s] = (weight * noise).sum(axis=(1, 2)) / pixels[s]
+        input_noise[s] = (weight * source).sum(axis=(1, 2))
+    return _Normal(matrix, vector, square, pixels, share, input_noise, gram)
+
+
+def _smooth_variance(variance: Floats, profile: Floats) -> Floats:
+    """Variance as sky plus a multiple of the star's profile; nan where it is not known.
+
+    The plane itself follows each pixel's own noise; weights taken from it would pull the
+    fitted flux low.
+    """
+    sky = np.nanpercentile(variance, 25, axis=(1, 2), keepdims=True)
+    shape = np.maximum(profile - np.percentile(profile, 25, axis=(1, 2), keepdims=True), 0.0)
+    excess = np.nansum(variance - sky, axis=(1, 2), keepdims=True)
+    slope = np.maximum(excess, 0.0) / np.maximum(shape.sum(axis=(1, 2), keepdims=True), 1e-30)
+    smooth: Floats = sky + slope * shape
+    return smooth
+
+
+def _active_terms(n_stars: int, n_basis: int, config: KernelConfig) -> Bools:
+    """(n_basis + 1, n_terms) True for the coefficients that are fitted; background last."""
+    allowed = sum(n_stars >= needed for needed in config.stars_per_order)
+    degree = np.array([i + j for j in range(MAX_ORDER + 1) for i in range(MAX_ORDER + 1 - j)])
+    order = np.full(n_basis + 1, min(config.shape_order, allowed))
+    order[0], order[-1] = min(config.sum_order, allowed), min(config.background_order, allowed)
+    active: Bools = degree[None, :] <= order[:, None]
+    return active
+
+
+def _solve(
+    normal: _Normal, terms: Floats, used: Bools, active: Bools, config: KernelConfig
+) -> Floats:
+    """(n_basis + 1, n_terms) coefficients that minimise chi2 plus the prior.
+
+    Noise in the convolved image adds to the matrix and would pull the solution towards zero
+    (regression dilution); its expectation is taken off where a positive matrix remains.
+    """
+    full, noise, vector = normal.summed(terms, used)
+    prior = np.zeros(active.shape)
+    prior[1:-1, 0] = config.prior_sigma**-2
+    prior[1:-1, 1:] = config.prior_sigma_varying**-2
+    index = np.flatnonzero(active.ravel())
+    square = np.ix_(index, index)
+    solution = np.zeros(active.size)
+    plain = full[square] + np.diag(prior.ravel()[index])
+    if not np.isfinite(plain).all():
+        raise KernelFitFailed("kernel equations are not finite: bad pixels in the kernel stars")
+    for matrix in (plain - noise[square], plain):
+        try:
+            solution[index] = _solve_positive(matrix, vector[index])
+        except linalg.LinAlgError:
+            continue
+        return solution.reshape(active.shape)
+    raise KernelFitFailed(f"kernel equations of {int(used.sum())} stars have no unique solution")
+
+
+def _solve_positive(matrix: Floats, vector: Floats) -> Floats:
+    """Solve a symmetric system; LinAlgError unless it is well positive definite."""
+    diagonal = np.diag(matrix)
+    if not (diagonal > 0).all():
+        raise linalg.LinAlgError("diagonal is not positive")
+    scale = 1.0 / np.sqrt(diagonal)
+    scaled_matrix = matrix * scale[:, None] * scale[None, :]
+    scaled_matrix[np.diag_indices(scale.size)] += 1e-12
+    solution: Floats = scale * linalg.cho_solve(linalg.cho_factor(scaled_matrix), scale * vector)
+    return solution
+
+
+def _chi2_limit(chi2: Floats, n_mad: float) -> float:
+    middle = np.median(chi2)
+    return float(max(middle + n_mad * 1.4826 * np.median(np.abs(chi2 - middle)), 1.5 * middle))
+
+
+def _check(chi2: float, sums: Floats, max_chi2: float) -> None:
+    if not np.isfinite(chi2) or chi2 > max_chi2:
+        raise KernelFitFailed(
+            f"median chi2 per pixel of the kernel stars is {chi2:.3g}, must be below {max_chi2:g}"
+        )
+    if not (np.isfinite(sums).all() and sums.min() > 0.1 and sums.max() < 10.0):
+        raise KernelFitFailed(
+            f"kernel sum runs from {sums.min():.3g} to {sums.max():.3g}, must be within 0.1 to 10"
+        )
+
+
+def _terms(x: Floats, y: Floats, shape: tuple[int, int]) -> Floats:
+    return polynomial_terms(
+        scaled(x, (0.0, shape[1] - 1.0)), scaled(y, (0.0, shape[0] - 1.0)), MAX_ORDER
+    )
+
+
+def _plane(coefficients: Floats, shape: tuple[int, int]) -> Image:
+    """A Chebyshev polynomial on every pixel."""
+    square = np.zeros((MAX_ORDER + 1, MAX_ORDER + 1))
+    pairs = [(j, i) for j in range(MAX_ORDER + 1) for i in range(MAX_ORDER + 1 - j)]
+    for (j, i), c in zip(pairs, coefficients):
+        square[j, i] = c
+    u, v = (np.polynomial.chebyshev.chebvander(np.linspace(-1, 1, n), MAX_ORDER) for n in shape[::-1])
+    plane: Image = (v @ square).astype(np.float32) @ u.T.astype(np.float32)
+    return plane
