@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so that ``--help`` is immediate.
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -17,6 +18,8 @@ OK, FAILED, UNUSABLE = 0, 1, 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = parser().parse_args(argv)
+    # our own threads and processes fill the cores; the linear algebra's would only spin
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO if arguments.log else logging.WARNING,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from promptdia.tasks.errors import TaskError
-from promptdia.tasks.interpolate import fill_in_place
+from promptdia.tasks.interpolate import coordinates, fill_in_place
 from promptdia.tasks.kernels.cosmic_rays import (
     find_candidates,
     grow_rays,
@@ -64,7 +64,7 @@ class FindCosmicRays:
         numbers of rays and of pixels. Raises TooManyCosmicRays.
         """
         rays, n = self.find(exposure, fwhm_px)
-        pixels = np.nonzero(rays)
+        pixels = coordinates(rays)
         fraction = pixels[0].size / rays.size
         if fraction > self.config.max_fraction:
             raise TooManyCosmicRays(
@@ -72,9 +72,8 @@ class FindCosmicRays:
                 f"{100 * self.config.max_fraction:.1f} %: the stars are probably sharper "
                 f"than the FWHM of {fwhm_px:.2f} px"
             )
-        image, variance, mask = (
-            plane.copy() for plane in (exposure.image, exposure.variance, exposure.mask)
-        )
+        image, variance = exposure.image.copy(), exposure.variance.copy()
+        mask = exposure.mask.copy()
         mask[pixels] |= MaskPlane.CR.value
         unusable = has(mask, MaskPlane.CR | MaskPlane.NO_DATA | MaskPlane.SAT)
         fill_in_place(image, variance, mask, pixels, unusable)
@@ -94,7 +93,7 @@ class FindCosmicRays:
 
         over_strips(scan, image.shape[0], 256)
         # as bool, because that is searched much faster
-        ys, xs = np.nonzero(flags.view(bool))
+        ys, xs = coordinates(flags.view(bool))
         forbidden = (MaskPlane.SAT | MaskPlane.NO_DATA).value
         cleaned = image.copy()
         grow_rays(
@@ -112,7 +111,7 @@ class FindCosmicRays:
             cfg.iterations,
             flags,
         )
-        ys, xs = np.nonzero(flags.view(bool))
+        ys, xs = coordinates(flags.view(bool))
         return strong_regions(image, cleaned, ys, xs, cfg.min_electrons, flags)
 
 

@@ -29,3 +29,9 @@ def fill_in_place(
         image[y, x] = np.median(image[good])
         variance[y, x] = np.median(variance[good])
     mask[ys, xs] |= MaskPlane.INTRP.value
+
+
+def coordinates(where: Bools) -> tuple[Ints, Ints]:
+    """(y, x) of the true elements of (ny, nx), in order; several times faster than nonzero."""
+    y, x = np.divmod(np.flatnonzero(where), where.shape[1])
+    return y.astype(np.int64), x.astype(np.int64)

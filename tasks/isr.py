@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from promptdia.tasks.errors import NoUsablePixels, TaskError
-from promptdia.tasks.interpolate import fill_in_place
+from promptdia.tasks.interpolate import coordinates, fill_in_place
 from promptdia.tasks.kernels.isr import correct_rows
 from promptdia.tasks.model.arrays import Image, Mask
 from promptdia.tasks.model.calibrations import Calibrations, MasterFrame
@@ -67,7 +67,7 @@ class RemoveSignature:
         gap = has(mask, UNUSABLE)
         if gap.all():
             raise NoUsablePixels("frame", "every pixel is bad, saturated or without data")
-        pixels = np.nonzero(gap)
+        pixels = coordinates(gap)
         if cfg.interpolate:
             fill_in_place(image, variance, mask, pixels, gap)
         lost = has(mask[pixels], MaskPlane.NO_DATA)

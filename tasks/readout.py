@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdia.tasks.errors import NoUsablePixels, TaskError
+from promptdia.tasks.interpolate import coordinates
 from promptdia.tasks.model.arrays import Bools, Floats, Image, Mask
 from promptdia.tasks.model.exposure import RawFrame
 from promptdia.tasks.model.mask import MaskPlane, has
@@ -130,14 +131,14 @@ def _region(pixels: Image, box: Box) -> Image:
 
 def _mark_saturation(mask: Mask, pixels: Image, saturation: float, part: float) -> None:
     """Set SUSPECT and SAT in ``mask``, an amplifier's view into the detector's."""
-    y, x = np.nonzero(pixels >= part * saturation)
+    y, x = coordinates(pixels >= part * saturation)
     full = pixels[y, x] >= saturation
     mask[y, x] = MaskPlane.SUSPECT.value | np.where(full, MaskPlane.SAT.value, 0)
 
 
 def _grow_saturation(mask: Mask, saturated: Bools) -> None:
     ny, nx = mask.shape
-    y, x = np.nonzero(saturated)
+    y, x = coordinates(saturated)
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
             mask[np.clip(y + dy, 0, ny - 1), np.clip(x + dx, 0, nx - 1)] |= MaskPlane.SAT.value

@@ -40,7 +40,7 @@ class BrokerSettings:
 
     url: str = ""
     """host:port of one or more brokers, separated by commas; empty: alerts stay in files."""
-    topic: str = "promptdia-alerts"
+    topic: str = "lsst-alerts"
     """Topic to send to."""
     partitions: int = 0
     """A missing topic is created with so many partitions; 0: a missing topic is an error."""

@@ -1,4 +1,4 @@
-"""Lanczos interpolation through a grid of coordinates."""
+"""Interpolation with separable weights through a grid of coordinates."""
 
 import numpy as np
 

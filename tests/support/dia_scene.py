@@ -1,4 +1,4 @@
-"""Science, template and difference made of white noise, stars, dipoles and trails of known truth."""
+"""Simulated science, template and difference: white noise, stars, dipoles and trails."""
 
 from dataclasses import dataclass, field
 

@@ -236,3 +236,19 @@ def test_nothing_given_is_changed() -> None:
     ISR.run(raw, calib)
     for kept, now in zip(before, (raw.pixels, flat.image, calib.defects)):
         assert (kept == now).all()
+
+
+def test_the_kernel_does_the_arithmetic_of_plain_numpy() -> None:
+    rng = np.random.default_rng(11)
+    detector = one_amplifier(24, 20)
+    pixels = rng.uniform(-5, 3000, (24, 20)).astype(np.float32)
+    planes = {k: rng.uniform(a, b, (2, 24, 20)).astype(np.float32)
+              for k, a, b in (("bias", 0, 30), ("dark", 0, 2), ("flat", 0.5, 1.5))}  # fmt: skip
+    masters = {k: MasterFrame(k, v[0], v[1], 0) for k, v in planes.items()}
+    exposure = ISR.run(make_raw(pixels, detector, make_visit(10.0)), Calibrations(**masters))
+    (b, vb), (d, vd), (f, vf) = (planes[k].astype(float) for k in ("bias", "dark", "flat"))
+    counted = GAIN * pixels.astype(float) - b
+    noise = np.maximum(READ_NOISE**2 + counted, READ_NOISE**2 / 4) + vb + 100.0 * vd
+    flattened = (counted - 10.0 * d) / f
+    assert_allclose(exposure.image, flattened, rtol=1e-4, atol=1e-3)
+    assert_allclose(exposure.variance, (noise + flattened**2 * vf) / f**2, rtol=1e-4)

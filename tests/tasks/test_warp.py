@@ -1,15 +1,16 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from reproject import reproject_interp
+from support.pairs import Seeing, exposure_on, render
+
 from promptdia.tasks.kernels.warp import CELL
 from promptdia.tasks.model.exposure import Exposure
 from promptdia.tasks.model.mask import MaskPlane
 from promptdia.tasks.model.psf import constant_psf, fwhm_px, gaussian_stamp
 from promptdia.tasks.model.wcs import FitsWcs, tan_wcs
-from promptdia.tasks.resampling import RESAMPLED, kept_variance, lanczos_table, times_resampled
+from promptdia.tasks.resampling import RESAMPLED, kept_variance, sinc_table, times_resampled
 from promptdia.tasks.warp import input_grid, warp
-from reproject import reproject_interp
-from support.pairs import Seeing, exposure_on, render
 
 SHAPE = (300, 320)
 SCALE = 0.2 / 3600
@@ -57,7 +58,7 @@ def test_the_kernel_equals_a_plain_sum_over_the_taps():
     target = rotated(1.5, 158.3, 151.7)
     warped = warp(exposure, target, SHAPE)
     rng = np.random.default_rng(1)
-    table = lanczos_table().astype(float)
+    table = sinc_table().astype(float)
     for x, y in rng.integers(60, 240, (40, 2)):
         xs, ys = exposure.wcs.sky_to_pixel(*target.pixel_to_sky(float(x), float(y)))
         ix, iy = int(np.floor(xs)), int(np.floor(ys))
@@ -77,7 +78,7 @@ def test_stars_agree_with_reproject_and_with_a_direct_rendering():
     there = target.sky_to_pixel(*exposure.wcs.pixel_to_sky(x, y))
     truth = render(SHAPE, *there, np.full(12, 1e5), Seeing(3.5, 0.0, 0.0))
     inner = (slice(40, 260), slice(40, 280))
-    assert np.abs(warped.image - truth)[inner].max() < 0.002 * truth.max()
+    assert np.abs(warped.image - truth)[inner].max() < 0.003 * truth.max()
     other, _ = reproject_interp(
         (exposure.image, exposure.wcs.wcs), target.wcs, shape_out=SHAPE, order="bicubic"
     )
