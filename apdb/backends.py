@@ -1,6 +1,8 @@
 """What SQLite and PostgreSQL do differently: connecting, locking, bulk rows, failing."""
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +26,10 @@ class Backend(Protocol):
 
     def lock(self, connection: sa.Connection, cells: Sequence[int]) -> None:
         """Keep writers that lock one of the same cells waiting until the transaction ends."""
+        ...
+
+    def sole_sender(self, engine: sa.Engine) -> AbstractContextManager[None]:
+        """Held by one process at a time; others wait. The end of a process lets go."""
         ...
 
     def fetch(self, connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Sequence[Any]]:
@@ -71,7 +77,7 @@ def on_conflict(table: sa.Table) -> str:
 class Sqlite:
     """One file, one writer at a time; readers are never blocked (WAL)."""
 
-    errors: tuple[type[Exception], ...] = (sa.exc.DBAPIError,)
+    errors: tuple[type[Exception], ...] = (sa.exc.DBAPIError, sqlite3.Error)
 
     def engine(self, url: sa.URL, *, create: bool) -> sa.Engine:
         path = Path(url.database or "")
@@ -100,6 +106,15 @@ class Sqlite:
 
     def lock(self, connection: sa.Connection, cells: Sequence[int]) -> None:
         """Nothing to do: BEGIN IMMEDIATE holds the whole file."""
+
+    @contextmanager
+    def sole_sender(self, engine: sa.Engine) -> Iterator[None]:
+        # a transaction that never writes, in a file of its own: the system ends it with us
+        path = f"{engine.url.database or ''}".removeprefix("file:") + "-sender"
+        waits = float(str(engine.url.query.get("timeout", BUSY_SECONDS)))
+        with closing(sqlite3.connect(path, timeout=waits, isolation_level=None)) as holder:
+            holder.execute("BEGIN EXCLUSIVE")
+            yield
 
     def fetch(self, connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Sequence[Any]]:
         result = connection.exec_driver_sql(literal_sql(connection, query))

@@ -56,6 +56,17 @@ _INVARIANTS = {
         SELECT o."diaSourceId" FROM "Outbox" o
         LEFT JOIN "DiaSource" s ON s."diaSourceId" = o."diaSourceId"
         WHERE s."diaSourceId" IS NULL""",
+    "alert {} is being sent, but nothing says from where on": """
+        SELECT o."diaSourceId" FROM "Outbox" o
+        LEFT JOIN "Sending" s ON s.topic = o.topic
+        WHERE o.state = 'sending' AND s.topic IS NULL""",
+    "object {} was merged into another and is still there": """
+        SELECT o."diaObjectId" FROM "DiaObject" o
+        WHERE o."diaObjectId" IN (SELECT "diaObjectId" FROM "Merged")""",
+    "object {} was merged into one that does not exist": """
+        SELECT m."diaObjectId" FROM "Merged" m
+        LEFT JOIN "DiaObject" o ON o."diaObjectId" = m."mergedInto"
+        WHERE o."diaObjectId" IS NULL""",
     "detection {} was both rejected and alerted": """
         SELECT l.id FROM "Ledger" l JOIN "DiaSource" s ON s."diaSourceId" = l.id""",
     **{

@@ -70,7 +70,10 @@ def refuse_changed_sky(batch: Batch, stored: Rows) -> None:
     ``stored`` are the region's objects as they are now, OBJECT_STATE rows.
     """
     seen = batch.history.objects
-    changed = stored[~_same_state(stored, seen)]
+    gone = np.setdiff1d(seen["diaObjectId"], stored["diaObjectId"])
+    changed = np.concatenate(
+        [stored[~_same_state(stored, seen)], _states(seen[np.isin(seen["diaObjectId"], gone)])]
+    )
     changed = changed[batch.region.contains(changed["ra"], changed["dec"])]
     if not changed.size:
         return
@@ -81,6 +84,15 @@ def refuse_changed_sky(batch: Batch, stored: Rows) -> None:
             f"object {changed['diaObjectId'][np.argmax(hit)]} was changed by another process "
             f"while visit {batch.visit} detector {batch.detector} was associated; "
             "preload and associate again"
+        )
+
+
+def refuse_changed_objects(seen: Rows, stored: Rows) -> None:
+    """TransientError unless these objects are as they were seen."""
+    changed = np.setxor1d(stored[_same_state(stored, seen)]["diaObjectId"], seen["diaObjectId"])
+    if changed.size:
+        raise TransientError(
+            f"object {changed[0]} was changed by another process meanwhile; run the same again"
         )
 
 
@@ -108,6 +120,14 @@ def _refuse_unlinked(batch: Batch) -> None:
         lost = ids[~np.isin(ids, among)]
         if lost.size:
             raise ApdbError(f"{name} belongs to object {lost[0]}, which is not in the batch")
+
+
+def _states(objects: Rows) -> Rows:
+    """The columns of OBJECT_STATE."""
+    result = OBJECT_STATE.empty(objects.size)
+    for name in result.dtype.names or ():
+        result[name] = objects[name]
+    return result
 
 
 def _same_state(stored: Rows, seen: Rows) -> Rows:

@@ -15,6 +15,7 @@ Row = dict[str, Any]
 _STATES = {
     "committed": "waits to be written to its file",
     "archived": "is in its file and waits to be sent",
+    "sending": "is being sent",
     "sent": "was sent",
 }
 
@@ -28,6 +29,9 @@ def explain(connection: sa.Connection, id: int) -> Explanation:
     }
     source, rejected = facts["source"], facts["rejected"]
     owner = source.get("diaObjectId", 0) if source else id
+    facts["merged"] = _row(connection, t.MERGED, t.MERGED.c.diaObjectId == id)
+    if facts["merged"] and not source:
+        owner = facts["merged"]["mergedInto"]
     facts["object"] = _row(connection, t.OBJECTS, t.OBJECTS.c.diaObjectId == owner)
     made_by = _made_by(id)
     visit, detector = _visit_of(source or rejected, made_by)
@@ -41,6 +45,8 @@ def explain(connection: sa.Connection, id: int) -> Explanation:
         story.append(_of_rejected(rejected))
     else:
         story.append(_of_nothing(visit, detector, facts["visit"]))
+    if facts["merged"]:
+        story.append(f"Object {id} turned out to be object {facts['merged']['mergedInto']}.")
     if facts["object"]:
         story.append(_of_object(facts["object"]))
     return Explanation(id, tuple(story), {name: row for name, row in facts.items() if row})

@@ -1,6 +1,7 @@
 """PostgreSQL by psycopg 3: COPY for bulk rows, advisory locks on the sky."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -9,6 +10,8 @@ import sqlalchemy as sa
 from promptdia.apdb.backends import BUSY_SECONDS, literal_sql, on_conflict
 from promptdia.apdb.errors import ApdbError, PromptdiaError, TransientError
 
+_SENDER = -2
+"""The lock of the process that sends; those of the sky are not negative."""
 _LOCK_SPACE = 0x50_44_49_41  # "PDIA": advisory locks are shared with the database's other users
 
 
@@ -43,6 +46,16 @@ class Postgres:
             ),
             {"space": _LOCK_SPACE, "cells": sorted(cells)},
         )
+
+    @contextmanager
+    def sole_sender(self, engine: sa.Engine) -> Iterator[None]:
+        key = {"space": _LOCK_SPACE, "key": _SENDER}
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as holder:
+            holder.execute(sa.text("SELECT pg_advisory_lock(:space, :key)"), key)
+            try:
+                yield
+            finally:
+                holder.invalidate()  # the lock goes with its connection, even a broken one
 
     def fetch(self, connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Sequence[Any]]:
         sql = literal_sql(connection, query)

@@ -1,30 +1,43 @@
 """The APDB in a SQL database: SQLite in a file, or PostgreSQL."""
 
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self, cast
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from promptdia.apdb import outbox
 from promptdia.apdb import tables as t
 from promptdia.apdb.backends import Backend, backend_of
 from promptdia.apdb.checks import broken_invariants
 from promptdia.apdb.conflicts import (
     OBJECT_STATE,
+    refuse_changed_objects,
     refuse_changed_sky,
     refuse_later_visits,
     refuse_nonsense,
 )
 from promptdia.apdb.errors import ApdbError
 from promptdia.apdb.explain import explain
+from promptdia.apdb.merging import move_rows
+from promptdia.apdb.partitions import pixel_range, split
 from promptdia.apdb.pixels import ORDER, Region, sky_pixel
 from promptdia.apdb.rows import Rows, from_rows, to_rows
 from promptdia.apdb.schema.lsst import DIA_FORCED_SOURCE, DIA_OBJECT, DIA_SOURCE
 from promptdia.apdb.schema.table import TableSchema
-from promptdia.apdb.store import Batch, Explanation, History, OutboxEntry, Status, VisitDetector
+from promptdia.apdb.store import (
+    Batch,
+    Explanation,
+    History,
+    OutboxEntry,
+    Partition,
+    Sending,
+    Status,
+    VisitDetector,
+)
 
 _LOCK_ORDER = 7
 """Writers wait for each other in HEALPix cells of this order, 27 arcmin."""
@@ -123,33 +136,91 @@ class SqlApdb:
         return True
 
     def outbox(self, visit: int, detector: int) -> list[OutboxEntry]:
-        at = (t.OUTBOX.c.visit == visit) & (t.OUTBOX.c.detector == detector)
-        return self._outbox(sa.select(t.OUTBOX).where(at).order_by(t.OUTBOX.c.position))
+        with self._transaction() as connection:
+            return outbox.of_detector(connection, visit, detector)
 
     def mark_archived(self, visit: int, detector: int) -> int:
-        at = (t.OUTBOX.c.visit == visit) & (t.OUTBOX.c.detector == detector)
-        new = at & (t.OUTBOX.c.state == "committed")
-        change = t.OUTBOX.update().where(new).values(state="archived", payload=None)
         with self._transaction(write=True) as connection:
-            return connection.execute(change).rowcount
+            return outbox.mark_archived(connection, visit, detector)
 
     def unsent(self, topic: str) -> list[OutboxEntry]:
-        same = (t.OUTBOX.c.visit == t.VISITS.c.visit) & (t.OUTBOX.c.detector == t.VISITS.c.detector)
-        waiting = (t.OUTBOX.c.topic == topic) & t.OUTBOX.c.state.in_(("committed", "archived"))
-        order = (t.VISITS.c.midpointMjdTai, t.VISITS.c.visit, t.VISITS.c.detector)
-        query = sa.select(t.OUTBOX).join(t.VISITS, same).where(waiting)
-        return self._outbox(query.order_by(*order, t.OUTBOX.c.position))
+        with self._transaction() as connection:
+            return outbox.unsent(connection, topic)
 
     def mark_sent(self, dia_source_ids: NDArray[np.int64]) -> int:
-        ids = [int(i) for i in dia_source_ids]
-        changed = 0
         with self._transaction(write=True) as connection:
-            for start in range(0, len(ids), 1000):
-                these = t.OUTBOX.c.diaSourceId.in_(ids[start : start + 1000])
-                new = these & (t.OUTBOX.c.state != "sent")
-                change = t.OUTBOX.update().where(new).values(state="sent", payload=None)
-                changed += connection.execute(change).rowcount
-        return changed
+            return outbox.mark_sent(connection, dia_source_ids.tolist())
+
+    @contextmanager
+    def sole_sender(self) -> Iterator[None]:
+        with ExitStack() as held:
+            with self._refusals():
+                held.enter_context(self._backend.sole_sender(self._engine))
+            yield
+
+    def begin_sending(
+        self, topic: str, dia_source_ids: Sequence[int], offsets: Mapping[int, int]
+    ) -> None:
+        with self._transaction(write=True) as connection:
+            outbox.begin_sending(connection, topic, dia_source_ids, offsets)
+
+    def sending(self, topic: str) -> Sending | None:
+        with self._transaction() as connection:
+            return outbox.sending(connection, topic)
+
+    def settle(self, topic: str, arrived: NDArray[np.int64]) -> int:
+        with self._transaction(write=True) as connection:
+            return outbox.settle(connection, topic, arrived.tolist())
+
+    def find(self, region: Region, visit: int) -> NDArray[np.int64]:
+        found: list[int] = []
+        with self._transaction() as connection:
+            for table, key in ((t.SOURCES, t.SOURCES.c.diaSourceId), (t.LEDGER, t.LEDGER.c.id)):
+                near = _in_ranges(table, region) & (table.c.visit == visit)
+                query = sa.select(key, table.c.ra, table.c.dec).where(near).order_by(key)
+                for id, ra, dec in connection.execute(query):
+                    if region.contains(np.array(ra), np.array(dec)):
+                        found.append(id)
+        return np.array(found, np.int64)
+
+    def objects(self) -> Rows:
+        with self._transaction() as connection:
+            return self._objects(connection, OBJECT_STATE, sa.true())
+
+    def history(self, dia_object_ids: NDArray[np.int64]) -> History:
+        ids = [int(i) for i in dia_object_ids]
+        with self._transaction() as connection:
+            these = t.OBJECTS.c.diaObjectId.in_(ids)
+            objects = self._objects(connection, DIA_OBJECT, these)
+            sources, forced = (
+                self._measured(connection, schema, table, these, -np.inf, objects)
+                for schema, table in ((DIA_SOURCE, t.SOURCES), (DIA_FORCED_SOURCE, t.FORCED))
+            )
+        return History(objects, sources, forced)
+
+    def merge(self, into: Mapping[int, int], objects: Rows, seen: Rows, now_mjd_tai: float) -> int:
+        concerned = [int(i) for i in seen["diaObjectId"]]
+        pixels = sky_pixel(seen["ra"], seen["dec"]) >> 2 * (ORDER - _LOCK_ORDER)
+        with self._transaction(write=True) as connection:
+            self._backend.lock(connection, sorted({int(p) for p in pixels}))
+            present = t.OBJECTS.c.diaObjectId.in_(concerned)
+            refuse_changed_objects(seen, self._objects(connection, OBJECT_STATE, present))
+            dropped = move_rows(connection, into, now_mjd_tai)
+            self._backend.upsert(connection, t.OBJECTS, _with_pixels(DIA_OBJECT, objects))
+        return dropped
+
+    def partitions(self, max_rows: int) -> Iterator[Partition]:
+        tables = ((DIA_OBJECT, t.OBJECTS), (DIA_SOURCE, t.SOURCES), (DIA_FORCED_SOURCE, t.FORCED))
+        with self._transaction() as connection:
+            for schema, table in tables:
+                everything = sa.select(table.c.pixelId).order_by(table.c.pixelId)
+                pixels = np.array(connection.execute(everything).scalars().all(), np.int64)
+                columns = [table.c[column.name] for column in schema.columns]
+                for order, pixel, _ in split(pixels, max_rows):
+                    inside = table.c.pixelId.between(*pixel_range(order, pixel))
+                    query = sa.select(*columns).where(inside).order_by(table.c.pixelId, columns[0])
+                    rows = from_rows(schema, self._backend.fetch(connection, query))
+                    yield Partition(schema, order, pixel, rows)
 
     def explain(self, id: int) -> Explanation:
         with self._transaction() as connection:
@@ -162,7 +233,9 @@ class SqlApdb:
     def countings(self) -> dict[str, int]:
         counts: dict[str, int] = {}
         with self._transaction() as connection:
-            for table in (t.OBJECTS, t.SOURCES, t.FORCED, t.VISITS, t.OUTBOX, t.LEDGER):
+            for table in (
+                t.OBJECTS, t.SOURCES, t.FORCED, t.VISITS, t.OUTBOX, t.LEDGER, t.MERGED
+            ):  # fmt: skip
                 query = sa.select(sa.func.count()).select_from(table)
                 counts[table.name] = int(connection.execute(query).scalar_one())
             for column in (t.VISITS.c.status, t.OUTBOX.c.state):
@@ -206,10 +279,15 @@ class SqlApdb:
     @contextmanager
     def _transaction(self, *, write: bool = False) -> Iterator[sa.Connection]:
         """A transaction that commits at the end; the driver's errors become ours."""
+        options = self._engine.execution_options(write=write)
+        with self._refusals(), options.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Turns the driver's errors into ours."""
         try:
-            options = self._engine.execution_options(write=write)
-            with options.begin() as connection:
-                yield connection
+            yield
         except self._backend.errors as error:
             refusal = self._backend.refusal(error, self._where)
             if refusal is None:
@@ -256,10 +334,6 @@ class SqlApdb:
         status = connection.execute(sa.select(t.VISITS.c.status).where(at)).scalar()
         return cast(Status | None, status)
 
-    def _outbox(self, query: sa.Select[Any]) -> list[OutboxEntry]:
-        with self._transaction() as connection:
-            return [OutboxEntry(*row) for row in connection.execute(query)]
-
     def _write(self, connection: sa.Connection, batch: Batch) -> None:
         write, at = self._backend, (batch.visit, batch.detector)
         write.upsert(connection, t.OBJECTS, _with_pixels(DIA_OBJECT, batch.objects))
@@ -267,13 +341,13 @@ class SqlApdb:
         write.insert(connection, t.FORCED, _with_pixels(DIA_FORCED_SOURCE, batch.forced))
         write.insert(connection, t.LEDGER, _ledger_rows(batch))
         payloads: Sequence[bytes | None] = batch.payloads or [None] * len(batch.sources)
-        outbox = [
+        alerts = [
             (id, *at, position, batch.topic, "committed", payload)
             for position, (id, payload) in enumerate(
                 zip(batch.sources["diaSourceId"].tolist(), payloads)
             )
         ]
-        write.insert(connection, t.OUTBOX, outbox)
+        write.insert(connection, t.OUTBOX, alerts)
         new = np.isin(batch.objects["diaObjectId"], batch.sources["diaSourceId"]).sum()
         counts = (len(batch.sources), int(new), len(batch.forced), len(batch.rejected))
         marker = (*at, "done", "", batch.mjd_tai, _null(batch.now_mjd_tai), *counts)

@@ -1,6 +1,7 @@
 """What the pipeline asks of the alert-production database, in the words of the field."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from promptdia.apdb.pixels import Region
 from promptdia.apdb.rows import Rows
+from promptdia.apdb.schema.table import TableSchema
 
 __all__ = [
     "Apdb",
@@ -17,14 +19,16 @@ __all__ = [
     "History",
     "OutboxEntry",
     "OutboxState",
+    "Partition",
     "Region",
     "Rows",
+    "Sending",
     "Status",
     "VisitDetector",
 ]
 
 Status = Literal["done", "no_work", "failed"]
-OutboxState = Literal["committed", "archived", "sent"]
+OutboxState = Literal["committed", "archived", "sending", "sent"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +104,27 @@ class OutboxEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Sending:
+    """A batch of alerts of which it is not known yet whether the broker has them."""
+
+    dia_source_ids: frozenset[int]
+    offsets: Mapping[int, int]
+    """Where each partition of the topic ended before the first of them was produced."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Partition:
+    """The rows of one table in one pixel of the sky."""
+
+    schema: TableSchema
+    order: int
+    pixel: int
+    """Nested HEALPix pixel of that order."""
+    rows: Rows
+    """In the dtype of ``schema``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """The story of one identifier."""
 
@@ -156,11 +181,64 @@ class Apdb(Protocol):
         ...
 
     def unsent(self, topic: str) -> list[OutboxEntry]:
-        """Alerts for a topic that are not known to be sent, in the order of the sky's history."""
+        """Alerts for a topic that nobody began to send, in the order of the sky's history."""
+        ...
+
+    def sole_sender(self) -> AbstractContextManager[None]:
+        """Wait until no other process sends, and keep others waiting; a crash lets go.
+
+        TransientError when another sends for more than a minute.
+        """
+        ...
+
+    def begin_sending(
+        self, topic: str, dia_source_ids: Sequence[int], offsets: Mapping[int, int]
+    ) -> None:
+        """Note which alerts are about to be produced and where the topic ends now.
+
+        ApdbError when an earlier batch for the topic is not settled.
+        """
+        ...
+
+    def sending(self, topic: str) -> Sending | None:
+        """The batch whose sending began and was not settled."""
+        ...
+
+    def settle(self, topic: str, arrived: NDArray[np.int64]) -> int:
+        """End a batch: what arrived is sent, the rest waits again; how many wait."""
         ...
 
     def mark_sent(self, dia_source_ids: NDArray[np.int64]) -> int:
         """Note that the broker has these alerts; how many changed."""
+        ...
+
+    def find(self, region: Region, visit: int) -> NDArray[np.int64]:
+        """Ids of the sources and rejected detections of a visit inside a region."""
+        ...
+
+    def objects(self) -> Rows:
+        """All objects: DIA_OBJECT with only diaObjectId, ra, dec, nDiaSources and times known."""
+        ...
+
+    def history(self, dia_object_ids: NDArray[np.int64]) -> History:
+        """These objects with everything that was ever measured of them."""
+        ...
+
+    def merge(self, into: Mapping[int, int], objects: Rows, seen: Rows, now_mjd_tai: float) -> int:
+        """Give all that belongs to the objects ``into`` maps from to those it maps to.
+
+        ``objects`` are the survivors' new DIA_OBJECT rows, ``seen`` all objects concerned
+        as they were when that was decided: TransientError when they changed since. Where
+        both have a forced source of one visit-detector the survivor's stays; returns how
+        many were dropped. The survivor must be none of those mapped from.
+        """
+        ...
+
+    def partitions(self, max_rows: int) -> Iterator[Partition]:
+        """Objects, sources and forced sources as they are at one moment, by sky pixel.
+
+        Pixels are split until none holds more than ``max_rows``.
+        """
         ...
 
     def explain(self, id: int) -> Explanation:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from promptdia.apdb.schema.lsst import DIA_FORCED_SOURCE, DIA_OBJECT, DIA_SOURCE
 from promptdia.apdb.schema.table import Column, TableSchema
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 """Of the tables below; raised with every change to them."""
 
 _TYPES: dict[str, type[sa.types.TypeEngine[Any]]] = {
@@ -93,7 +93,24 @@ OUTBOX = sa.Table(
     sa.Index("Outbox_visit", "visit", "detector"),
     sa.Index("Outbox_state", "state"),
 )
-"""The alert of each source on its way out: committed, then archived, then sent."""
+"""The alert of each source on its way out: committed, archived, sending, sent."""
+
+SENDING = sa.Table(
+    "Sending",
+    metadata,
+    sa.Column("topic", sa.Text, primary_key=True),
+    sa.Column("offsets", sa.Text, nullable=False),
+)
+"""From where on the alerts in state sending may lie in their topic: partition to offset, JSON."""
+
+MERGED = sa.Table(
+    "Merged",
+    metadata,
+    sa.Column("diaObjectId", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("mergedInto", sa.BigInteger, nullable=False),
+    sa.Column("timeMergedMjdTai", sa.Double, nullable=False),
+)
+"""Objects that turned out to be another one; alerts sent before still carry their ids."""
 
 LEDGER = sa.Table(
     "Ledger",

@@ -11,6 +11,7 @@ from promptdia.pipeline.errors import InputError
 from promptdia.pipeline.io.files import whole_file
 from promptdia.pipeline.io.fits import read_master, read_raw, write_master
 from promptdia.pipeline.io.sums import sha256
+from promptdia.pipeline.pool import IN_PROCESS, Executor, ordered
 from promptdia.pipeline.repository import Repository
 from promptdia.tasks.calibs import combine_bias, combine_dark, combine_flat, find_defects
 from promptdia.tasks.model.arrays import Bools
@@ -29,16 +30,19 @@ class Built:
     path: Path
 
 
-def build_calibrations(repository: Repository) -> list[Built]:
+def build_calibrations(repository: Repository, executor: Executor = IN_PROCESS) -> list[Built]:
     """Combine all ingested calibration frames, detector by detector, and find the defects."""
-    built = [
-        b for number in sorted(repository.instrument.detectors) for b in _one(repository, number)
-    ]
+    jobs = [(repository.root, number) for number in sorted(repository.instrument.detectors)]
+    built = [made for of_detector in ordered(executor, _build, jobs) for made in of_detector]
     if not built:
         raise InputError(
             f"{repository.root / 'calib'} holds no bias, dark or flat frames; ingest some first"
         )
     return built
+
+
+def _build(root: Path, number: int) -> list[Built]:
+    return list(_one(Repository(root), number))
 
 
 def _one(repository: Repository, number: int) -> Iterator[Built]:

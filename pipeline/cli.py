@@ -114,7 +114,8 @@ def _setting_up(commands: argparse._SubParsersAction) -> None:  # type: ignore[t
 
 
 def _processing(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
-    _rooted(commands, "calib", "build master calibrations")
+    c = _rooted(commands, "calib", "build master calibrations")
+    _workers(c)
     c = _rooted(commands, "template", "build templates from earlier visits")
     c.add_argument("--band", help="only this band")
     c.add_argument(

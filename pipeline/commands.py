@@ -7,17 +7,20 @@ from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from promptdia.pipeline.console import Progress, outcome_table
-from promptdia.pipeline.errors import ConfigError, PromptdiaError, TransientError
+from promptdia.pipeline.errors import ApdbError, ConfigError, PromptdiaError, TransientError
 from promptdia.pipeline.io.kafka import AlertSender, BrokerSettings
 from promptdia.pipeline.pool import open_executor
 from promptdia.pipeline.repository import Repository
+
+if TYPE_CHECKING:
+    from promptdia.apdb.sql import SqlApdb
 
 OK, FAILED = 0, 1
 
@@ -83,7 +86,7 @@ def bootstrap(args: Namespace) -> int:
     """Make a reference catalogue from the stars of one frame."""
     from promptdia.pipeline.bootstrap import bootstrap as make
 
-    n_stars = make(Repository(args.root), args.visit, args.detector, args.zero_point)
+    n_stars = make(_configured(args.root), args.visit, args.detector, args.zero_point)
     print(f"{n_stars} reference stars; positions and fluxes are relative to visit {args.visit}")
     return OK
 
@@ -95,7 +98,9 @@ def calib(args: Namespace) -> int:
     """Build master calibrations."""
     from promptdia.pipeline.calib import build_calibrations
 
-    for made in build_calibrations(Repository(args.root)):
+    with open_executor(args.workers) as executor:
+        built = build_calibrations(_configured(args.root), executor)
+    for made in built:
         what = f"{made.kind} {made.band}".strip()
         count = "bad pixels" if made.kind == "defects" else "frames"
         print(f"{what} of detector {made.detector} from {made.n_inputs} {count}: {made.path}")
@@ -106,7 +111,7 @@ def template(args: Namespace) -> int:
     """Build templates from earlier visits."""
     from promptdia.pipeline.templates import build_templates, default_visits
 
-    repository = Repository(args.root)
+    repository = _configured(args.root)
     visits = [repository.visit(v) for v in args.visit] if args.visit else default_visits(repository)
     with open_executor(args.workers) as executor:
         made = build_templates(repository, visits, executor, args.band)
@@ -119,7 +124,7 @@ def template(args: Namespace) -> int:
 
 def visit(args: Namespace) -> int:
     """Process one visit."""
-    repository = Repository(args.root)
+    repository = _configured(args.root)
     chosen = repository.visit(args.visit)
     known = repository.detectors(args.visit)
     for number in args.detector or ():
@@ -132,7 +137,7 @@ def visit(args: Namespace) -> int:
 
 def night(args: Namespace) -> int:
     """Process the visits of a night in time order."""
-    repository = Repository(args.root)
+    repository = _configured(args.root)
     visits = repository.visits(args.day_obs)
     if not visits:
         days = sorted({v.day_obs for v in repository.visits()})
@@ -146,16 +151,16 @@ def night(args: Namespace) -> int:
 def _process(
     repository: Repository, visits: list[Any], args: Namespace, head: dict[str, Any]
 ) -> int:
-    from promptdia.apdb.sql import SqlApdb
     from promptdia.pipeline.delivery import send_alerts
     from promptdia.pipeline.night import jobs_of, process
 
     settings = _broker(repository, args)
     jobs = jobs_of(repository, visits, getattr(args, "detector", None))
-    store = SqlApdb.create(repository.apdb_url)
+    store = _database(repository, create=True)
     sender = AlertSender(settings.url, settings.topic, settings) if settings.url else None
+    unsent = _reach(sender)
     workers = min(args.workers or len(jobs), len(jobs)) if len(jobs) == 1 else args.workers
-    outcomes, unsent = [], None
+    outcomes = []
     with (
         open_executor(workers, getattr(args, "scheduler", None)) as executor,
         Progress(quiet=args.json) as progress,
@@ -179,9 +184,39 @@ def _process(
         if o.status == "failed":
             where = f"visit {o.visit} detector {o.detector}"
             print(f"promptdia: {where} failed: {o.reason}", file=sys.stderr)
+    if sender:
+        sender.close()
     if unsent:
         raise PromptdiaError(f"{unsent}; the alerts are kept, run the same command again to send")
     return FAILED if any(o.status == "failed" for o in outcomes) else OK
+
+
+def _reach(sender: AlertSender | None) -> str | None:
+    """Why nothing can be sent now; settings that the broker refuses end the command here."""
+    try:
+        if sender:
+            sender.check()
+    except TransientError as away:
+        return str(away)
+    return None
+
+
+def _configured(root: Path) -> Repository:
+    """A repository whose settings and camera were read: what is wrong with them ends it here."""
+    repository = Repository(root)
+    _ = repository.config
+    return repository
+
+
+def _database(repository: Repository, create: bool = False) -> "SqlApdb":
+    """The repository's database; one that cannot be used is a matter of configuration."""
+    from promptdia.apdb.sql import SqlApdb
+
+    try:
+        url = repository.apdb_url
+        return SqlApdb.create(url) if create else SqlApdb.open(url)
+    except ApdbError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _brief(outcome: Any, head: dict[str, Any]) -> dict[str, Any]:
@@ -230,7 +265,6 @@ def alerts_export(args: Namespace) -> int:
 
 def alerts_send(args: Namespace) -> int:
     """Send alerts that were not sent, or replay all."""
-    from promptdia.apdb.sql import SqlApdb
     from promptdia.pipeline import alerts, delivery
 
     repository = Repository(args.root)
@@ -243,7 +277,7 @@ def alerts_send(args: Namespace) -> int:
             print(f"promptdia: alert {number}: {reason}", file=sys.stderr)
         status = FAILED if sent.refused else OK
     else:
-        store = SqlApdb.open(repository.apdb_url)
+        store = _database(repository)
         sender = AlertSender(settings.url, settings.topic, settings)
         n, status = delivery.send_alerts(repository, store, sender, settings.topic), OK
         sender.close()
@@ -311,14 +345,12 @@ def _broker(repository: Repository, args: Namespace, required: bool = False) -> 
 
 def apdb(args: Namespace) -> int:
     """Look after the database."""
-    from promptdia.apdb.sql import SqlApdb
-
     repository = Repository(args.root)
     if args.verb == "create":
-        SqlApdb.create(repository.apdb_url)
+        _database(repository, create=True)
         print(f"created {repository.apdb_url}")
         return OK
-    store = SqlApdb.open(repository.apdb_url)
+    store = _database(repository)
     broken = store.check()
     _counts(store.countings())
     for sentence in broken:
@@ -329,16 +361,13 @@ def apdb(args: Namespace) -> int:
 
 def explain(args: Namespace) -> int:
     """Where a source came from, or why it was not alerted."""
-    from promptdia.apdb.sql import SqlApdb
-
-    for sentence in SqlApdb.open(Repository(args.root).apdb_url).explain(args.id).story:
+    for sentence in _database(Repository(args.root)).explain(args.id).story:
         print(sentence)
     return OK
 
 
 def report(args: Namespace) -> int:
     """Compare what was found with the simulated truth."""
-    from promptdia.apdb.sql import SqlApdb
     from promptdia.pipeline.report.collect import make_report
     from promptdia.pipeline.report.page import number_table
 
@@ -347,7 +376,7 @@ def report(args: Namespace) -> int:
         raise ConfigError(
             f"{repository.root} has no truth to compare with; only simulated surveys have"
         )
-    store = SqlApdb.open(repository.apdb_url)
+    store = _database(repository)
     committed = [
         e.dia_source_id for r in store.outcomes() for e in store.outbox(r.visit, r.detector)
     ]

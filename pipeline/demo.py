@@ -46,7 +46,7 @@ def run_demo(
         progress("simulate", 0, 1)
         sim = simulate(repository, survey, seed, executor)
         progress("calibrate", 0, 1)
-        build_calibrations(repository)
+        build_calibrations(repository, executor)
         progress("template", 0, 1)
         made = build_templates(
             repository, [repository.visit(v) for v in sim.template_visits], executor

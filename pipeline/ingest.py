@@ -197,10 +197,10 @@ def _store_master(repository: Repository, path: Path, kind: str | None) -> tuple
 
 
 def _mean_date(repository: Repository) -> float:
-    visits = repository.visits()
-    if not visits:
+    dates = [v.mjd_tai for v in repository.visits() if np.isfinite(v.mjd_tai)]
+    if not dates:
         raise InputError("an undated master frame takes the date of the visits: ingest them first")
-    return float(np.mean([v.mjd_tai for v in visits]))
+    return float(np.mean(dates))
 
 
 def read_calibrated(repository: Repository, path: Path) -> ScienceExposure:

@@ -1,16 +1,17 @@
 """Visits in time order: image phases in parallel, catalogue phases one after the other."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from astropy.time import Time
 
-from promptdia.apdb.store import Apdb
+from promptdia.apdb.store import Apdb, Status
 from promptdia.pipeline.delivery import archive_alerts
 from promptdia.pipeline.ephemerides import load_ephemerides
 from promptdia.pipeline.errors import ApdbError, NoWork, TaskError
 from promptdia.pipeline.factory import make_tasks
 from promptdia.pipeline.pool import Executor, ordered
-from promptdia.pipeline.repository import Repository
+from promptdia.pipeline.repository import Repository, in_time_order
 from promptdia.pipeline.retry import with_retries
 from promptdia.pipeline.timing import Stopwatch
 from promptdia.pipeline.visit import Delivery, update_sky
@@ -33,7 +34,7 @@ def jobs_of(
     """Visit-detectors in the order in which the database must see them: time, then detector."""
     return [
         (visit, number)
-        for visit in sorted(visits, key=lambda v: (v.mjd_tai, v.id))
+        for visit in in_time_order(visits)
         for number in repository.detectors(visit.id)
         if detectors is None or number in detectors
     ]
@@ -94,23 +95,26 @@ def _into_database(
             outcome.status, outcome.reason = "failed", str(failure)
         except NoWork as nothing:
             outcome.status, outcome.reason = "no_work", str(nothing)
-    if outcome.status == "failed":
+    if outcome.status != "done":
+        status: Status = "failed" if outcome.status == "failed" else "no_work"
         store.record_status(
-            visit.id, number, "failed", outcome.reason, mjd_tai=visit.mjd_tai, now_mjd_tai=_now()
-        )
-    elif outcome.status == "no_work":
-        store.record_status(
-            visit.id, number, "no_work", outcome.reason, mjd_tai=visit.mjd_tai, now_mjd_tai=_now()
+            visit.id, number, status, outcome.reason, mjd_tai=visit.mjd_tai, now_mjd_tai=_now()
         )
     save_outcome(repository, outcome)
     return outcome
 
 
 def _as_stored(repository: Repository, store: Apdb, visit: Visit, number: int) -> Outcome:
-    """The outcome of an earlier run; its alerts are archived now if that run did not get there."""
-    archive_alerts(repository, store, visit.id, number)
-    outcome = load_outcome(repository, visit.id, number) or Outcome(visit.id, number, "done")
-    _count(outcome, store)
+    """The outcome of an earlier run; what that run did not get to, files, is made up for."""
+    known = load_outcome(repository, visit.id, number)
+    outcome = replace(known) if known else Outcome(visit.id, number, "done")
+    try:
+        archive_alerts(repository, store, visit.id, number)
+        _count(outcome, store)
+    except ApdbError as failure:
+        outcome.status, outcome.reason = "failed", str(failure)
+    if outcome != known:
+        save_outcome(repository, outcome)
     return outcome
 
 

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
-from promptdia.pipeline.errors import ConfigError, TransientError
+from promptdia.pipeline.errors import ConfigError, PromptdiaError, TransientError
 from promptdia.tasks.parallel import set_threads
 
 R = TypeVar("R")
@@ -46,7 +46,7 @@ def open_executor(workers: int | None = None, scheduler: str | None = None) -> I
     if n < 1:
         raise ConfigError(f"number of workers is {n}, must be at least 1")
     if n == 1:
-        yield _Here()
+        yield IN_PROCESS
         return
     threads = max(1, cores() // n)
     with ProcessPoolExecutor(n, get_context("spawn"), set_threads, (threads,)) as pool:
@@ -60,6 +60,10 @@ class _Here:
         done: Future[Any] = Future()
         done.set_result(function(*args))
         return done
+
+
+IN_PROCESS: Executor = _Here()
+"""One task after the other, in this process."""
 
 
 class _Local:
@@ -98,10 +102,15 @@ def ordered(
 ) -> Iterator[R]:
     """Results in the order of ``arguments``, with a bounded number of tasks under way."""
     waiting: list[Running] = []
-    pending = iter(arguments)
-    for args in pending:
-        waiting.append(executor.submit(function, *args))
-        if len(waiting) >= executor.width + 2 or executor.width == 1:
-            yield waiting.pop(0).result()
-    for task in waiting:
-        yield task.result()
+    try:
+        for args in arguments:
+            waiting.append(executor.submit(function, *args))
+            if len(waiting) >= executor.width + 2 or executor.width == 1:
+                yield waiting.pop(0).result()
+        for task in waiting:
+            yield task.result()
+    except BrokenExecutor as dead:
+        raise PromptdiaError(
+            "a worker process was killed, perhaps for want of memory; run the same command "
+            "again to go on, with fewer --workers"
+        ) from dead

@@ -1,6 +1,8 @@
 """Where everything lies on disk: one class that knows the layout of a repository."""
 
 import json
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +31,11 @@ from promptdia.tasks.model.visit import Detector, Visit
 from promptdia.tasks.tiling import Tiling
 
 CALIBRATION_KINDS = ("bias", "dark", "flat")
+
+
+def in_time_order(visits: Iterable[Visit]) -> list[Visit]:
+    """Visits by time, then id; those of unknown time last."""
+    return sorted(visits, key=lambda v: (np.isnan(v.mjd_tai), np.nan_to_num(v.mjd_tai), v.id))
 
 
 @dataclass(frozen=True)
@@ -110,16 +117,25 @@ class Repository:
         ids = {int(p.name) for kind in ("raw", "calexp") for p in self._numbered(self.root / kind)}
         if day_obs is not None:
             ids = {i for i in ids if i // 100_000 == day_obs}
-        return sorted((self.visit(i) for i in ids), key=lambda v: (v.mjd_tai, v.id))
+        return in_time_order(self.visit(i) for i in ids)
 
     def visit(self, visit: int) -> Visit:
-        """The visit of that id."""
-        for kind in ("raw", "calexp"):
-            files = sorted((self.root / kind / str(visit)).glob("*.fits"))
-            if files:
-                with open_fits(files[0], pixels=False) as hdus:
-                    return read_visit(hdus[0].header, files[0])
-        raise ConfigError(f"{self.root} has no visit {visit}; ingest its frames first")
+        """The visit of that id, from the first of its frames whose header can be read.
+
+        When there is none, only the id is known and the time is nan: processing such a visit
+        says of each frame what is wrong with it.
+        """
+        files = [
+            path
+            for kind in ("raw", "calexp")
+            for path in sorted((self.root / kind / str(visit)).glob("*.fits"))
+        ]
+        if not files:
+            raise ConfigError(f"{self.root} has no visit {visit}; ingest its frames first")
+        for path in files:
+            with suppress(InputError), open_fits(path, pixels=False) as hdus:
+                return read_visit(hdus[0].header, path)
+        return Visit(visit, "", np.nan, np.nan, np.nan, np.nan)
 
     def detectors(self, visit: int) -> list[int]:
         """Ids of the detectors with a frame in this visit."""

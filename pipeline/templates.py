@@ -38,6 +38,8 @@ class Templates:
 def default_visits(repository: Repository) -> list[Visit]:
     """The visits of the first night: what ``promptdia template`` takes when none are named."""
     visits = repository.visits()
+    if not visits:
+        raise ConfigError(f"{repository.root} has no visit to build a template from")
     return [v for v in visits if v.day_obs == visits[0].day_obs]
 
 

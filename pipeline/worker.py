@@ -56,7 +56,10 @@ class Outcome:
 
 
 def process_images(root: Path, visit: int, detector: int) -> Outcome:
-    """Run the image phase of one detector and write its products; never raises for one frame."""
+    """Run the image phase of one detector and write its products; never raises for one frame.
+
+    The outcome is the caller's to write: a detector is done when the database says so.
+    """
     repository = Repository(root)
     outcome = Outcome(visit, detector, "done")
     timed = Stopwatch(outcome.seconds)
@@ -72,7 +75,6 @@ def process_images(root: Path, visit: int, detector: int) -> Outcome:
         outcome.reason = f"unforeseen {type(bug).__name__}: {bug}"
         outcome.traceback = traceback.format_exc()
         log.exception("visit %d detector %d", visit, detector)
-    save_outcome(repository, outcome)
     return outcome
 
 

@@ -20,8 +20,9 @@ from promptdia.tasks.model.photo_calib import PhotoCalib
 from promptdia.tasks.model.psf import Psf
 from promptdia.tasks.model.wcs import pixel_scale_arcsec
 from promptdia.tasks.photometry import PhotometryConfig, SolvePhotometry, zero_point_calib
-from promptdia.tasks.psf import FitPsf, PsfConfig, PsfFit, psf_moments
+from promptdia.tasks.psf import FitPsf, PsfConfig, PsfFit
 from promptdia.tasks.psf_photometry import psf_flux
+from promptdia.tasks.psf_quality import psf_moments
 from promptdia.tasks.sources import DetectSources, SourceConfig
 from promptdia.tasks.summary import (
     astrometry_numbers,
@@ -48,6 +49,8 @@ class CalibrateConfig:
     photometry: PhotometryConfig = field(default_factory=PhotometryConfig)
     find_cosmic_rays: bool = True
     """False for frames that were cleaned before."""
+    flux_radius_fwhm: float = 1.0
+    """PSF fluxes are fitted within this many FWHM, away from neighbours."""
 
 
 class Calibrated(NamedTuple):
@@ -132,7 +135,7 @@ class CalibrateImage:
         state = state._replace(sources=sources)
         with _step("PSF", state):
             fit = FitPsf(config.psf).run(state.exposure, sources)
-        return _with_psf(state, fit, fwhm)
+        return _with_psf(state, fit, fwhm, config.flux_radius_fwhm)
 
 
 def reference_catalog(calibrated: Calibrated) -> Catalog:
@@ -188,12 +191,13 @@ def _step(name: str, state: _Measured) -> Iterator[None]:
         raise CalibrationFailed(name, str(error), state.exposure, state.summary) from error
 
 
-def _with_psf(state: _Measured, fit: PsfFit, fwhm: float) -> _Measured:
+def _with_psf(state: _Measured, fit: PsfFit, fwhm: float, radius: float) -> _Measured:
     exposure = state.exposure.replace(psf=fit.psf)
     sources = state.sources.copy()
     broken = MaskPlane.NO_DATA | MaskPlane.SAT | MaskPlane.BAD
     bad = has(exposure.mask, broken)
-    flux = psf_flux(exposure.image, exposure.variance, bad, fit.psf, sources["x"], sources["y"])
+    x, y = sources["x"], sources["y"]
+    flux = psf_flux(exposure.image, exposure.variance, bad, fit.psf, x, y, radius * fwhm)
     sources["psfFlux"], sources["psfFluxErr"] = flux.flux, flux.flux_err
     sources["calib_psf_used"] = fit.used
     sources["extendedness"] = extendedness(sources, fit.psf, exposure.shape, fwhm)

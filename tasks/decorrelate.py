@@ -34,7 +34,6 @@ class Noise:
 
     def levels(self, tiles: Tiles) -> Floats:
         """(ny_tiles, nx_tiles) variance of the white noise behind it, median of each tile."""
-        ny, nx = self.variance.shape
         levels = np.empty((tiles.y.size, tiles.x.size))
         for j in range(levels.shape[0]):
             for i in range(levels.shape[1]):
@@ -68,7 +67,7 @@ def decorrelate(
     tile's median variances predict: one at zero frequency, so a source keeps its flux and
     the PSF its unit sum. ``psf`` is the science image's; ``difference`` must be finite.
     """
-    tiles = Tiles(difference.shape, INNER, MARGIN)  # type: ignore[arg-type]
+    tiles = Tiles(difference.shape, INNER, MARGIN)
     levels = np.stack([science.levels(tiles), template.levels(tiles)], axis=-1)
     colours = (science.resampled, template.resampled)
 

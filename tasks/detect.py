@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from promptdia.tasks.bright import near_bright
 from promptdia.tasks.errors import NoUsablePixels, TaskError
@@ -37,6 +38,10 @@ UNUSABLE = (
 )
 """Pixels that carry no weight in detection and measurement."""
 GAUSSIAN_MAD = 1.4826
+QUIET_CELL_PX = 8
+"""Noise is measured in squares of this side without, and not next to, a significant pixel."""
+MIN_SAMPLE = 200
+"""Fewest values from which noise is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +66,9 @@ class DetectConfig:
     """Scale the variance so that the empty difference has unit noise in S/N."""
     rescale_tolerance: float = 0.03
     """The variance is left alone while the noise of S/N is this near 1."""
-    bright_margin_fwhm: float = 2.0
+    bright_margin_fwhm: float = 1.0
     """NEAR_BRIGHT reaches this many FWHM beyond saturated pixels ..."""
-    bright_margin_radius: float = 0.5
+    bright_margin_radius: float = 0.3
     """... plus this many radii of a circle with the saturated area ..."""
     bright_margin_max_px: float = 60.0
     """... but not farther."""
@@ -122,7 +127,7 @@ class DetectDiaSources:
         fwhm = fwhm_px(difference.require_psf(), *(side / 2 for side in difference.shape[::-1]))
         filters = cell_psf(difference.require_psf(), difference.shape, cfg.psf_cell_px)
         snr = signal_to_noise(image, difference.variance, good, filters)
-        noise = noise_scale(snr, good)
+        noise = noise_scale(snr, good, cfg.threshold)
         scale = noise if cfg.rescale_noise and abs(noise - 1) > cfg.rescale_tolerance else 1.0
         variance = (
             difference.variance if scale == 1.0 else difference.variance * np.float32(scale**2)
@@ -195,13 +200,24 @@ def usable(exposure: Exposure) -> Bools:
     return good
 
 
-def noise_scale(snr: Image, good: Bools) -> float:
-    """Robust standard deviation of the S/N map, from every 5th good pixel per axis."""
-    values = snr[::5, ::5][good[::5, ::5]]
-    if values.size < 100:
+def noise_scale(snr: Image, good: Bools, threshold: float) -> float:
+    """Robust standard deviation of S/N away from sources, from every 5th pixel per axis.
+
+    1 when there are too few pixels to tell.
+    """
+    busy = np.zeros([side // QUIET_CELL_PX + 1 for side in snr.shape], bool)
+    y, x = significant_pixels(snr, threshold)
+    busy[y // QUIET_CELL_PX, x // QUIET_CELL_PX] = True
+    busy = ndimage.binary_dilation(busy, np.ones((3, 3)))
+    rows, columns = (np.arange(0, side, 5) for side in snr.shape)
+    quiet = ~busy[np.ix_(rows // QUIET_CELL_PX, columns // QUIET_CELL_PX)]
+    sample, usable_sample = snr[::5, ::5], good[::5, ::5]
+    values = sample[usable_sample & quiet]
+    if values.size < MIN_SAMPLE:
+        values = sample[usable_sample]
+    if values.size < MIN_SAMPLE:
         return 1.0
-    middle = np.median(values)
-    return float(GAUSSIAN_MAD * np.median(np.abs(values - middle)))
+    return float(GAUSSIAN_MAD * np.median(np.abs(values - np.median(values))))
 
 
 def local_background(image: Image, good: Bools, cell_px: int) -> Image:
@@ -218,12 +234,22 @@ def local_background(image: Image, good: Bools, cell_px: int) -> Image:
             for y0, y1 in pairwise(rows)
         ]
     )
-    padded = np.pad(cells, 1, mode="edge")
-    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(*cells.shape, 9)
-    smooth = np.median(around, axis=-1)
+    around = np.lib.stride_tricks.sliding_window_view(_extended(cells), (3, 3))
+    smooth = _extended(np.median(around, axis=(-2, -1))).astype(np.float32)
     weights_y, weights_x = (_hat_weights(edge) for edge in edges)
-    background: Image = (weights_y @ smooth.astype(np.float32)) @ weights_x.T
-    return background
+    background = (weights_y @ smooth) @ weights_x.T
+    return background.astype(np.float32, copy=False)
+
+
+def _extended(cells: Floats) -> Floats:
+    """One more cell on every side, on the straight line through the outer ones."""
+    for axis in (0, 1):
+        pad = [(1, 1) if k == axis else (0, 0) for k in (0, 1)]
+        if cells.shape[axis] > 1:
+            cells = np.pad(cells, pad, mode="reflect", reflect_type="odd")
+        else:
+            cells = np.pad(cells, pad, mode="edge")
+    return cells
 
 
 def _median(values: Image) -> float:
@@ -232,11 +258,18 @@ def _median(values: Image) -> float:
 
 
 def _hat_weights(edges: Floats) -> Image:
-    """(side, cells) linear interpolation between the middles of cells, constant beyond."""
-    middles = 0.5 * (edges[:-1] + edges[1:]) - 0.5
+    """(side, cells + 2) linear interpolation between the middles of extended cells."""
+    middles = _middles(edges)
     pixels = np.arange(int(edges[-1]))
     columns = [np.interp(pixels, middles, unit) for unit in np.eye(middles.size)]
     return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _middles(edges: Floats) -> Floats:
+    step = edges[1] - edges[0]
+    longer = np.concatenate([[edges[0] - step], edges, [edges[-1] + step]])
+    middles: Floats = 0.5 * (longer[:-1] + longer[1:]) - 0.5
+    return middles
 
 
 def _check_shapes(*exposures: Exposure) -> None:

@@ -72,7 +72,7 @@ def matched_noise(image: Image, variance: Image, good: Bools, psf: Psf) -> float
         stamps = stamps[:, cut : psf.size - cut, cut : psf.size - cut]
         rows = np.arange(y - half, y + half + 1)[None, :, None]
         columns = (xs[:, None] + np.arange(-half, half + 1))[:, None, :]
-        core = (stamps > 0.05 * stamps.max(axis=(1, 2), keepdims=True))
+        core = stamps > 0.05 * stamps.max(axis=(1, 2), keepdims=True)
         clear = (good[rows, columns] | ~core).all(axis=(1, 2))
         signal = (image[rows, columns] * stamps).sum(axis=(1, 2))
         noise = np.sqrt((variance[rows, columns] * stamps**2).sum(axis=(1, 2)))
@@ -81,7 +81,7 @@ def matched_noise(image: Image, variance: Image, good: Bools, psf: Psf) -> float
     return robust_sigma(values[np.isfinite(values)])
 
 
-def _correlation(a: Image, b: Image, sigma: float) -> float:
+def _correlation(a: Floats, b: Floats, sigma: float) -> float:
     small = (np.abs(a) < 3 * sigma) & (np.abs(b) < 3 * sigma)
     if not small.any():
         return float("nan")

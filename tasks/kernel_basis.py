@@ -57,9 +57,7 @@ def basis_half_width(width_px: float) -> int:
     return int(min(np.ceil(2.8 * _sigmas(width_px)[-1]), WIDEST_HALF_WIDTH))
 
 
-def gauss_hermite_basis(
-    width_px: float, shift: tuple[float, float] = (0.0, 0.0)
-) -> KernelBasis:
+def gauss_hermite_basis(width_px: float, shift: tuple[float, float] = (0.0, 0.0)) -> KernelBasis:
     """The basis for a kernel of about this sigma, centred at ``shift`` (x, y) pixels.
 
     Three Gaussians a factor of two apart around ``width_px``; the half width follows
@@ -96,4 +94,5 @@ def gauss_hermite_basis(
 
 
 def _sigmas(width_px: float) -> Floats:
-    return max(NARROWEST_PX, width_px / 2) * 2.0 ** np.arange(len(DEGREES))
+    sigmas: Floats = max(NARROWEST_PX, width_px / 2) * 2.0 ** np.arange(len(DEGREES), dtype=float)
+    return sigmas

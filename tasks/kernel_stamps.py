@@ -97,16 +97,17 @@ def cut_stamps(
     core = slice(inner - 1, inner + 2)
     keep = (bad.mean(axis=(1, 2)) <= max_lost) & ~bad[:, core, core].any(axis=(1, 2))
     cx, cy, bad = cx[keep], cy[keep], bad[keep]
-    noise = [
+    noise, input_noise = (
         np.where(bad, np.nan, _cut(image[1], cx, cy, inner)).astype(float)
         for image in (target, convolved)
-    ]
+    )
     return Stamps(
         cx.astype(float),
         cy.astype(float),
         _cut(convolved[0], cx, cy, outer).astype(float),
         _cut(target[0], cx, cy, inner).astype(float),
-        *noise,
+        noise,
+        input_noise,
         ~bad,
     )
 

@@ -14,6 +14,8 @@ from promptdia.tasks.model.psf import polynomial_terms, scaled
 MAX_ORDER = 2
 MIN_STARS = 3
 BATCH = 64
+MAX_NOISE_SHARE = 0.8
+"""Of a mode of the kernel equations, up to which the dilution by noise is undone."""
 
 
 class KernelFitFailed(TaskError):
@@ -34,9 +36,9 @@ class KernelConfig:
     """From so many stars on the shape may vary to order 1 and 2."""
     profile_error: float = 0.003
     """Fraction of a star's brightness the model may miss; added to the noise in the weights."""
-    prior_sigma: float = 1.0
+    prior_sigma: float = 0.3
     """Prior width of the shape coefficients, which are of the order of the kernel's sum."""
-    prior_sigma_varying: float = 0.3
+    prior_sigma_varying: float = 0.05
     """The same for the terms that vary over the detector."""
     clip_mad: float = 4.0
     """A star is left out when its chi2 is this many (normalised) MADs above the median."""
@@ -106,7 +108,7 @@ def fit_matching_kernel(
         if (kept == used).all():
             break
         used = kept
-    pure = float(np.median((chi2 / normal.noise_share)[used]))
+    pure = float(np.median(normal.pure_chi2(terms @ solution.T)[used]))
     _check(pure, terms[used] @ solution[0], config.max_chi2)
     return MatchingKernel(
         basis, solution[:-1], solution[-1], shape, int(used.sum()), stamps.count, pure
@@ -121,10 +123,9 @@ class _Normal:
     vector: Floats
     square: Floats
     pixels: Floats
-    noise_share: Floats
-    """Mean over the pixels of pure noise variance over the one used in the weights."""
+    target_noise: Floats
     input_noise: Floats
-    """(n,) sum over the pixels of weight x variance of the convolved image."""
+    """(n,) sums over the pixels of weight x variance of the target, of the convolved image."""
     gram: Floats
     """(n_basis + 1, n_basis + 1) inner products of the basis images."""
 
@@ -135,6 +136,13 @@ class _Normal:
         result: Floats = total / self.pixels
         return result
 
+    def pure_chi2(self, solution: Floats) -> Floats:
+        """``chi2`` in units of pure pixel noise, without the allowed profile error."""
+        kernel_square = np.einsum("si,ij,sj->s", solution, self.gram, solution, optimize=True)
+        expected = (self.target_noise + kernel_square * self.input_noise) / self.pixels
+        result: Floats = self.chi2(solution) / expected
+        return result
+
     def summed(self, terms: Floats, used: Bools) -> tuple[Floats, Floats, Floats]:
         """Matrix, its part that is only noise, and vector over all coefficients."""
         k, t = self.gram.shape[0], terms.shape[1]
@@ -142,14 +150,15 @@ class _Normal:
         full = (self.matrix[used].reshape(-1, k * k).T @ products).reshape(k, k, t, t)
         noise = np.kron(self.gram, (self.input_noise[used] @ products).reshape(t, t))
         vector = (self.vector[used].T @ terms[used]).ravel()
-        return full.transpose(0, 2, 1, 3).reshape(k * t, k * t), noise, vector
+        matrix: Floats = full.transpose(0, 2, 1, 3).reshape(k * t, k * t)
+        return matrix, np.asarray(noise, float), vector
 
 
 def _normal_equations(stamps: Stamps, basis: KernelBasis, profile_error: float) -> _Normal:
     n, size = stamps.count, stamps.target.shape[-1]
     k = basis.scale.size + 1
     matrix, vector = np.empty((n, k, k)), np.empty((n, k))
-    square, pixels, share, input_noise = (np.empty(n) for _ in range(4))
+    square, pixels, target_noise, input_noise = (np.empty(n) for _ in range(4))
     flat = basis.images.reshape(k - 1, -1)
     gram = np.zeros((k, k))
     gram[:-1, :-1] = flat @ flat.T
@@ -160,8 +169,8 @@ def _normal_equations(stamps: Stamps, basis: KernelBasis, profile_error: float) 
         design = np.ones((count, k, size * size))
         design[:, :-1] = convolved.reshape(count, k - 1, -1)
         source = _smooth_variance(stamps.input_variance[s], convolved[:, 0])
-        noise = _smooth_variance(stamps.variance[s], convolved[:, 0]) + gram[0, 0] * source
-        model = noise + (profile_error * convolved[:, 0]) ** 2
+        noise = _smooth_variance(stamps.variance[s], convolved[:, 0])
+        model = noise + gram[0, 0] * source + (profile_error * convolved[:, 0]) ** 2
         weight = np.where(stamps.usable[s], 1.0 / model, 0.0)
         flat_weight = weight.reshape(count, -1)
         target = stamps.target[s].reshape(count, -1)
@@ -170,9 +179,9 @@ def _normal_equations(stamps: Stamps, basis: KernelBasis, profile_error: float) 
         vector[s] = (weighted @ target[:, :, None])[:, :, 0]
         square[s] = (flat_weight * target**2).sum(axis=1)
         pixels[s] = (flat_weight > 0).sum(axis=1)
-        share[s] = (weight * noise).sum(axis=(1, 2)) / pixels[s]
+        target_noise[s] = (weight * noise).sum(axis=(1, 2))
         input_noise[s] = (weight * source).sum(axis=(1, 2))
-    return _Normal(matrix, vector, square, pixels, share, input_noise, gram)
+    return _Normal(matrix, vector, square, pixels, target_noise, input_noise, gram)
 
 
 def _smooth_variance(variance: Floats, profile: Floats) -> Floats:
@@ -205,7 +214,7 @@ def _solve(
     """(n_basis + 1, n_terms) coefficients that minimise chi2 plus the prior.
 
     Noise in the convolved image adds to the matrix and would pull the solution towards zero
-    (regression dilution); its expectation is taken off where a positive matrix remains.
+    (regression dilution); its expectation is taken off, mode by mode.
     """
     full, noise, vector = normal.summed(terms, used)
     prior = np.zeros(active.shape)
@@ -213,28 +222,36 @@ def _solve(
     prior[1:-1, 1:] = config.prior_sigma_varying**-2
     index = np.flatnonzero(active.ravel())
     square = np.ix_(index, index)
-    solution = np.zeros(active.size)
-    plain = full[square] + np.diag(prior.ravel()[index])
-    if not np.isfinite(plain).all():
+    matrix = full[square] + np.diag(prior.ravel()[index])
+    if not np.isfinite(matrix).all():
         raise KernelFitFailed("kernel equations are not finite: bad pixels in the kernel stars")
-    for matrix in (plain - noise[square], plain):
-        try:
-            solution[index] = _solve_positive(matrix, vector[index])
-        except linalg.LinAlgError:
-            continue
-        return solution.reshape(active.shape)
-    raise KernelFitFailed(f"kernel equations of {int(used.sum())} stars have no unique solution")
+    try:
+        solved = _solve_undiluted(matrix, noise[square], vector[index])
+    except linalg.LinAlgError:
+        raise KernelFitFailed(
+            f"kernel equations of {int(used.sum())} stars have no unique solution"
+        ) from None
+    solution = np.zeros(active.size)
+    solution[index] = solved
+    return solution.reshape(active.shape)
 
 
-def _solve_positive(matrix: Floats, vector: Floats) -> Floats:
-    """Solve a symmetric system; LinAlgError unless it is well positive definite."""
+def _solve_undiluted(matrix: Floats, noise: Floats, vector: Floats) -> Floats:
+    """Solve (matrix - noise) x = vector where ``noise`` is the part of the matrix due to noise.
+
+    In the modes that diagonalise both, the noise has a share of the matrix; a mode that is
+    noise to more than MAX_NOISE_SHARE is corrected as if it had that much, so that what the
+    stars do not fix stays small. LinAlgError unless the matrix is well positive definite.
+    """
     diagonal = np.diag(matrix)
     if not (diagonal > 0).all():
         raise linalg.LinAlgError("diagonal is not positive")
     scale = 1.0 / np.sqrt(diagonal)
-    scaled_matrix = matrix * scale[:, None] * scale[None, :]
-    scaled_matrix[np.diag_indices(scale.size)] += 1e-12
-    solution: Floats = scale * linalg.cho_solve(linalg.cho_factor(scaled_matrix), scale * vector)
+    unit = matrix * scale[:, None] * scale[None, :]
+    unit[np.diag_indices(scale.size)] += 1e-12
+    share, modes = linalg.eigh(noise * scale[:, None] * scale[None, :], unit)
+    along = (modes.T @ (scale * vector)) / (1.0 - np.minimum(share, MAX_NOISE_SHARE))
+    solution: Floats = scale * (modes @ along)
     return solution
 
 
@@ -266,6 +283,8 @@ def _plane(coefficients: Floats, shape: tuple[int, int]) -> Image:
     pairs = [(j, i) for j in range(MAX_ORDER + 1) for i in range(MAX_ORDER + 1 - j)]
     for (j, i), c in zip(pairs, coefficients):
         square[j, i] = c
-    u, v = (np.polynomial.chebyshev.chebvander(np.linspace(-1, 1, n), MAX_ORDER) for n in shape[::-1])
+    u, v = (
+        np.polynomial.chebyshev.chebvander(np.linspace(-1, 1, n), MAX_ORDER) for n in shape[::-1]
+    )
     plane: Image = (v @ square).astype(np.float32) @ u.T.astype(np.float32)
     return plane

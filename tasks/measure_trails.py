@@ -106,6 +106,7 @@ def fit_elongated(
     mx, my, long_axis, short_axis, angle = footprint_lines(*footprints, width)
     length = np.sqrt(12.0 * np.maximum(long_axis**2 - short_axis**2, 0.0))
     is_long = (length > 3.0 * scene.fwhm) & (long_axis > 1.7 * short_axis)
+    is_long |= ~np.isfinite(naive.length) & (long_axis > 1.2 * short_axis)
     wide = naive.excess_sigma > candidate_sigma
     rows = np.flatnonzero((is_long | wide) & ~skip)
     by_footprint = is_long[rows]

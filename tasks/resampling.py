@@ -1,4 +1,4 @@
-"""What Lanczos interpolation does to pixels and to their noise."""
+"""Interpolation by a windowed sinc, and what it does to the noise of pixels."""
 
 from functools import lru_cache
 
@@ -8,6 +8,8 @@ from promptdia.tasks.model.arrays import Floats, Image
 
 ORDER = 4
 TAPS = 2 * ORDER
+KAISER_BETA = 6.0
+"""Of the window: on stars of FWHM 3 to 5 px it errs half as much as Lanczos of this order."""
 PHASES = 1024
 """Steps of the sub-pixel offset in the table: positions are good to 1/2048 pixel."""
 RESAMPLED = "resampled"
@@ -15,14 +17,14 @@ RESAMPLED = "resampled"
 
 
 @lru_cache(maxsize=1)
-def lanczos_table() -> Image:
+def sinc_table() -> Image:
     """(PHASES + 1, TAPS) weights of unit sum; tap k is pixel floor(x) - ORDER + 1 + k."""
     offset = np.arange(PHASES + 1)[:, None] / PHASES
     distance = offset - np.arange(-ORDER + 1, ORDER + 1)
-    weights = np.where(
-        np.abs(distance) < ORDER, np.sinc(distance) * np.sinc(distance / ORDER), 0.0
-    )
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    window = np.i0(KAISER_BETA * np.sqrt(np.maximum(1.0 - (distance / ORDER) ** 2, 0.0)))
+    weights = np.where(np.abs(distance) < ORDER, np.sinc(distance) * window, 0.0)
+    table: Image = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return table
 
 
 def noise_power(frequency: Floats) -> Floats:
@@ -32,18 +34,23 @@ def noise_power(frequency: Floats) -> Floats:
     """
     taps = np.arange(-ORDER + 1, ORDER + 1)
     waves = np.exp(-2j * np.pi * np.multiply.outer(np.asarray(frequency, float), taps))
-    return np.mean(np.abs(waves @ lanczos_table()[::8].astype(float).T) ** 2, axis=-1)
+    power: Floats = np.mean(np.abs(waves @ sinc_table()[::8].astype(float).T) ** 2, axis=-1)
+    return power
 
 
 def noise_power_2d(side: int, resampled: float) -> Floats:
     """(side, side // 2 + 1) noise power on the grid of ``rfft2``, 1 at zero frequency."""
-    rows = noise_power(np.fft.fftfreq(side)) ** resampled
-    return np.multiply.outer(rows, noise_power(np.fft.rfftfreq(side)) ** resampled)
+    rows, columns = (
+        noise_power(np.asarray(f, float)) ** resampled
+        for f in (np.fft.fftfreq(side), np.fft.rfftfreq(side))
+    )
+    power: Floats = np.multiply.outer(rows, columns)
+    return power
 
 
 def kept_variance(resampled: Floats | float) -> Floats:
     """Variance of a pixel over that of the white noise it was made from."""
-    power = noise_power(np.fft.fftfreq(256))
+    power = noise_power(np.asarray(np.fft.fftfreq(256), float))
     kept: Floats = np.mean(power[:, None] ** np.atleast_1d(resampled), axis=0) ** 2
     return kept
 

@@ -46,7 +46,7 @@ class SourceConfig:
     blend_flux_ratio: float = 0.02
     """... if the neighbour has at least this part of its flux."""
     max_pixel_fraction: float = 0.25
-    """More of the image above the threshold means that background or variance is wrong."""
+    """With more of the image above the threshold, in crowded fields, it is doubled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +99,7 @@ class DetectSources:
         return fwhm[np.isfinite(fwhm) & (moments[:, 7] > 0)]
 
     def _extract(self, pixels: "_Pixels", threshold: float) -> tuple[Catalog, Image]:
-        above = np.count_nonzero(pixels.image > threshold * pixels.noise)
-        if above > self.config.max_pixel_fraction * pixels.image.size:
-            raise TaskError(
-                f"{above / pixels.image.size:.0%} of the pixels lie more than "
-                f"{threshold:g} sigma above zero; background or variance must be wrong"
-            )
+        threshold, above = self._bearable(pixels, threshold)
         sep.set_extract_pixstack(max(300_000, above + pixels.image.size // 8))
         sep.set_sub_object_limit(20_000)
         found, segments = sep.extract(
@@ -125,6 +120,18 @@ class DetectSources:
                 f"{np.count_nonzero(~pixels.unusable)} usable pixels"
             )
         return found, segments
+
+    def _bearable(self, pixels: "_Pixels", threshold: float) -> tuple[float, int]:
+        """A threshold, as low as wanted or crowding permits, and how many pixels lie above."""
+        limit = self.config.max_pixel_fraction * pixels.image.size
+        for factor in (1.0, 2.0, 4.0, 8.0):
+            above = int(np.count_nonzero(pixels.image > factor * threshold * pixels.noise))
+            if above <= limit:
+                return factor * threshold, above
+        raise TaskError(
+            f"{above / pixels.image.size:.0%} of the pixels lie more than "
+            f"{8 * threshold:g} sigma above zero; background or variance must be wrong"
+        )
 
     def _fill_apertures(self, sources: Catalog, pixels: "_Pixels", fwhm: float) -> None:
         flux, error, _ = sep.sum_circle(
@@ -163,11 +170,11 @@ class _Pixels:
         image = np.ascontiguousarray(exposure.image[rows], np.float32)
         mask = np.ascontiguousarray(exposure.mask[rows], np.int32)
         variance = np.ascontiguousarray(exposure.variance[rows], np.float32)
-        pixels = cls(*(np.empty_like(image) for _ in range(3)), np.empty(image.shape, bool))
+        empty = np.empty_like
+        pixels = cls(empty(image), empty(image), empty(image), np.empty(image.shape, bool))
 
         def work(first: int, end: int) -> None:
             part = slice(first, end)
-            planes = (pixels.image, pixels.variance, pixels.noise, pixels.unusable)
             clean_pixels(
                 image[part],
                 mask[part],
@@ -175,7 +182,10 @@ class _Pixels:
                 DEFECTS.value,
                 MaskPlane.INTRP.value,
                 MaskPlane.NO_DATA.value,
-                *(plane[part] for plane in planes),
+                pixels.image[part],
+                pixels.variance[part],
+                pixels.noise[part],
+                pixels.unusable[part],
             )
 
         over_strips(work, image.shape[0], 256)

@@ -30,7 +30,6 @@ from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.psf import FWHM_PER_SIGMA, fwhm_px
 from promptdia.tasks.resampling import RESAMPLED
 
-
 WORTHLESS = (
     MaskPlane.BAD
     | MaskPlane.SAT

@@ -10,7 +10,7 @@ from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.photo_calib import PhotoCalib
 from promptdia.tasks.model.psf import Psf, effective_area
 from promptdia.tasks.model.wcs import FitsWcs, pixel_scale_arcsec
-from promptdia.tasks.psf import psf_moments
+from promptdia.tasks.psf_quality import psf_moments
 
 STRIDE = 3
 """Sky statistics look at every third pixel along each axis."""

@@ -204,11 +204,11 @@ class _Stack:
     def mean(self) -> tuple[Image, Image, Mask]:
         """Image, variance and mask; 0, inf and NO_DATA where nothing was added."""
         empty = self.weight == 0
-        weight = np.where(empty, np.float32(1), self.weight)
-        variance = self.variance / weight
+        weight = np.where(empty, np.float32(1), self.weight).astype(np.float32)
+        variance: Image = (self.variance / weight).astype(np.float32)
         variance[empty] = np.inf
         self.mask[empty] = MaskPlane.NO_DATA.value
-        return self.image / weight, variance, self.mask
+        return (self.image / weight).astype(np.float32), variance, self.mask
 
 
 def mean_psf(exposures: Sequence[Exposure], weights: Floats) -> GridPsf | None:
@@ -217,9 +217,7 @@ def mean_psf(exposures: Sequence[Exposure], weights: Floats) -> GridPsf | None:
     At each node only exposures with data near it count; where none has, all do.
     """
     ny, nx = exposures[0].shape
-    rows, columns = (
-        np.linspace(0, n - 1, max(2, -(-n // PSF_NODE_PX) + 1)) for n in (ny, nx)
-    )
+    rows, columns = (np.linspace(0, n - 1, max(2, -(-n // PSF_NODE_PX) + 1)) for n in (ny, nx))
     y, x = (v.ravel() for v in np.meshgrid(rows, columns, indexing="ij"))
     size = max(e.psf.size if e.psf is not None else 0 for e in exposures)
     total = np.zeros((x.size, size, size))
@@ -241,8 +239,8 @@ def _has_data_near(mask: Mask, x: Floats, y: Floats) -> Bools:
     steps = np.linspace(-PSF_NODE_PX / 2, PSF_NODE_PX / 2, 9)
     ys = np.clip(np.rint(y[:, None, None] + steps[:, None]), 0, mask.shape[0] - 1).astype(int)
     xs = np.clip(np.rint(x[:, None, None] + steps[None, :]), 0, mask.shape[1] - 1).astype(int)
-    near: Bools = (~has(mask[ys, xs], MaskPlane.NO_DATA)).any(axis=(1, 2))
-    return near
+    near = ~has(mask[ys, xs], MaskPlane.NO_DATA)
+    return np.asarray(near.any(axis=(1, 2)), np.bool_)
 
 
 def _typical_variance(exposure: Exposure) -> float:
@@ -260,7 +258,8 @@ def _peak_change(warps: Sequence[Exposure]) -> Image:
     ny, nx = warps[0].shape
     middle = np.array([nx / 2]), np.array([ny / 2])
     peaks = np.array([w.require_psf().stamps(*middle).max() for w in warps])
-    return np.abs(peaks / np.sort(peaks)[(peaks.size - 1) // 2] - 1.0).astype(np.float32)
+    change: Image = np.abs(peaks / np.sort(peaks)[(peaks.size - 1) // 2] - 1.0).astype(np.float32)
+    return change
 
 
 def _filled_box(filled: np.ndarray) -> tuple[tuple[slice, slice], int, int]:
@@ -274,7 +273,9 @@ def _high_variance(variance: Image, factor: float) -> Bools:
     """(ny, nx) True in 32-pixel blocks whose median variance is far above the typical one."""
     ny, nx = variance.shape
     by, bx = -(-ny // CELL), -(-nx // CELL)
-    padded = np.pad(variance[::4, ::4], ((0, by * 8 - -(-ny // 4)), (0, bx * 8 - -(-nx // 4))), "edge")
+    padded = np.pad(
+        variance[::4, ::4], ((0, by * 8 - -(-ny // 4)), (0, bx * 8 - -(-nx // 4))), "edge"
+    )
     blocks = padded.reshape(by, 8, bx, 8).swapaxes(1, 2).reshape(by, bx, 64)
     medians = np.partition(blocks, 32, axis=2)[:, :, 32]
     known = np.isfinite(medians)

@@ -1,4 +1,4 @@
-"""The fixed patches of sky on which template coadds live: HEALPix cells, each with its own TAN grid."""
+"""Fixed patches of sky for template coadds: HEALPix cells, each with its own TAN grid."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Tiling:
     pixel_scale_arcsec: float
     overlap_px: int = 100
     """Neighbouring patches share a band at least this wide."""
-    max_side_px: int = 4200
+    max_side_px: int = 2100
 
     def __post_init__(self) -> None:
         if not 0 < self.pixel_scale_arcsec < 3600:
@@ -74,9 +74,7 @@ class Tiling:
         nx, ny = int(np.ceil(x.max() + margin) - x0) + 1, int(np.ceil(y.max() + margin) - y0) + 1
         scale = self.pixel_scale_arcsec / 3600
         cd = np.array([[-scale, 0.0], [0.0, scale]])
-        return Patch(
-            4 * 4**self.order + cell, tan_wcs(ra, dec, -x0, -y0, cd, (ny, nx)), (ny, nx)
-        )
+        return Patch(4 * 4**self.order + cell, tan_wcs(ra, dec, -x0, -y0, cd, (ny, nx)), (ny, nx))
 
 
 def _samples(n: int) -> Floats:

@@ -10,7 +10,7 @@ from promptdia.tasks.model.mask import MaskPlane
 from promptdia.tasks.model.psf import GridPsf, Psf
 from promptdia.tasks.model.wcs import FitsWcs
 from promptdia.tasks.parallel import over_strips
-from promptdia.tasks.resampling import RESAMPLED, kept_variance, lanczos_table, times_resampled
+from promptdia.tasks.resampling import RESAMPLED, kept_variance, sinc_table, times_resampled
 
 MISSING = MaskPlane.NO_DATA | MaskPlane.BAD | MaskPlane.CR
 """Pixels whose value is not used unless it was interpolated."""
@@ -23,8 +23,8 @@ def warp(
 ) -> Exposure:
     """The exposure interpolated to the grid of ``wcs``; NO_DATA where it does not reach.
 
-    Lanczos-4 through coordinates that are exact every 32 pixels and bilinear between.
-    Fluxes are kept: values scale with the pixel area. A mask bit is set where a pixel
+    Windowed sinc of 8 x 8 pixels, through coordinates that are exact every 32 pixels and
+    bilinear between. Fluxes are kept: values scale with the pixel area. A mask bit is set where a pixel
     that has it carries more than 5 % of the weight. The variance is that of one pixel,
     averaged over sub-pixel offsets; how far neighbours are correlated is in the note
     ``resampled`` (see promptdia.tasks.resampling). ``wanted``, (ny, nx) / CELL rounded
@@ -48,7 +48,7 @@ def warp(
         cells[:] = wanted
     over_strips(
         lambda first, end: warp_cells(
-            *source, dirty, grid_x, grid_y, cells, lanczos_table(),
+            *source, dirty, grid_x, grid_y, cells, sinc_table(),
             MISSING.value, MaskPlane.INTRP.value, MaskPlane.NO_DATA.value, scale,
             first, end, image, variance, mask,
         ),
@@ -64,9 +64,7 @@ def warp(
     )
 
 
-def input_grid(
-    exposure: Exposure, wcs: FitsWcs, shape: tuple[int, int]
-) -> tuple[Floats, Floats]:
+def input_grid(exposure: Exposure, wcs: FitsWcs, shape: tuple[int, int]) -> tuple[Floats, Floats]:
     """Input (x, y) of every CELL-th output pixel, one node past the end; nan far outside."""
     nodes = [np.arange(-(-n // CELL) + 1) * float(CELL) for n in shape]
     y, x = np.meshgrid(*nodes, indexing="ij")
@@ -115,11 +113,12 @@ def warp_psf(
 
 
 def _kept_at(grid_x: Floats, grid_y: Floats) -> float:
-    """Mean sum of squared weights, from one quasi-random position in each cell."""
-    table = lanczos_table().astype(float)
+    """Mean sum of squared weights, from one quasi-random pixel in each cell."""
+    table = sinc_table().astype(float)
     squares = (table**2).sum(axis=1)
     kept = 1.0
     u = (np.arange(grid_x[1:, 1:].size).reshape(grid_x[1:, 1:].shape) * 0.6180339887) % 1.0
+    u = np.floor(u * CELL) / CELL
     for grid in (grid_x, grid_y):
         at = grid[:-1, :-1] + u * (grid[1:, 1:] - grid[:-1, :-1])
         at = at[np.isfinite(at)]

@@ -5,7 +5,7 @@ Sending never asks a schema registry.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +19,9 @@ PASSWORD_VARIABLE = "PROMPTDIA_KAFKA_PASSWORD"
 _CONTACT_S = 10.0
 _JOIN_S = 30.0
 _BATCH = 200
+_KEY_BYTES = 8
+_READER = {"group.id": "promptdia-read", "enable.partition.eof": True}
+"""A reader that joins no group."""
 _REFUSALS = {
     ck.KafkaError.TOPIC_AUTHORIZATION_FAILED,
     ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -54,6 +57,8 @@ class BrokerSettings:
     """Largest alert, bytes; at most the broker's and topic's own limit."""
     timeout_s: float = 30.0
     """How long an alert is tried before it counts as not delivered, seconds."""
+    settle_s: float = 1.0
+    """After a crash, how long nothing may come in before the topic is read back, seconds."""
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Kafka's security.protocol."""
     mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = "SCRAM-SHA-512"
@@ -106,6 +111,7 @@ class AlertSender:
     def __init__(self, broker: str, topic: str, settings: BrokerSettings) -> None:
         self._link = _Link(broker, topic, settings)
         self._producer: Any = None
+        self._reader: Any = None
 
     def check(self) -> None:
         """Reach the topic, creating it if the settings say so.
@@ -133,6 +139,42 @@ class AlertSender:
         )
         self._link.reach(producer, create=True)
         self._producer = producer
+
+    def ends(self) -> dict[int, int]:
+        """Offset after the last message of each partition; one question to the broker.
+
+        Raises as ``check`` does.
+        """
+        self.check()
+        if self._reader is None:
+            self._reader = _client(ck.Consumer, self._link.config() | _READER)
+        partitions = self._link.reach(self._producer)
+        return _offsets(self._link, self._reader, partitions, ck.OFFSET_END)
+
+    def find(self, ids: Collection[int], since: Mapping[int, int]) -> set[int]:
+        """Which alerts lie in the topic from offset ``since`` of each partition on.
+
+        A partition without an entry, or one that is now shorter, was made anew: it is read
+        from its start. Waits first until nothing has come in for ``settle_s``, because
+        what a dead process sent may still be on its way. Raises as ``check`` does.
+        """
+        self._wait_for_silence()
+        link = self._link
+        found = set()
+        for received in read_topic(link.broker, link.topic, link.settings, since):
+            key = received.key or b""
+            if len(key) == _KEY_BYTES and (id_ := int.from_bytes(key, "big")) in ids:
+                found.add(id_)
+        return found
+
+    def _wait_for_silence(self) -> None:
+        """Until nothing came in for ``settle_s``; others who always send cost ``timeout_s``."""
+        settings = self._link.settings
+        give_up = time.monotonic() + settings.timeout_s
+        before, ends = None, self.ends()
+        while before != ends and time.monotonic() < give_up:
+            time.sleep(settings.settle_s)
+            before, ends = ends, self.ends()
 
     def send(self, messages: Iterable[tuple[int, bytes]]) -> Delivery:
         """Send (diaSourceId, wire message) pairs and wait for the broker's answers.
@@ -168,6 +210,9 @@ class AlertSender:
             self._producer.purge()
             self._producer.flush(1.0)
             self._producer = None
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def _flush(self) -> None:
         self._producer.flush(self._link.settings.timeout_s + 5.0)
@@ -187,7 +232,7 @@ class AlertSender:
                 self._producer.produce(
                     self._link.topic,
                     message,
-                    key=id_.to_bytes(8, "big"),
+                    key=id_.to_bytes(_KEY_BYTES, "big"),
                     headers=[("producer_timestamp", str(time.time() * 1000).encode())],
                     on_delivery=answers.take,
                 )
@@ -231,25 +276,26 @@ class _Answers:
         return found
 
 
-def read_topic(broker: str, topic: str, settings: BrokerSettings) -> Iterator[Received]:
+def read_topic(
+    broker: str, topic: str, settings: BrokerSettings, since: Mapping[int, int] | None = None
+) -> Iterator[Received]:
     """Every message that is in the topic now, partition by partition mixed, then end.
 
-    Raises as ``AlertSender.check`` does.
+    With ``since`` only those from that offset of each partition on; a partition that is not
+    named there, or has become shorter, is read from its start. Raises as
+    ``AlertSender.check`` does.
     """
     link = _Link(broker, topic, settings)
-    consumer = _client(
-        ck.Consumer, link.config() | {"group.id": "promptdia-read", "enable.partition.eof": True}
-    )
+    consumer = _client(ck.Consumer, link.config() | _READER)
     try:
         partitions = link.reach(consumer)
-        ends = {}
-        for partition in partitions:
-            low, high = consumer.get_watermark_offsets(
-                ck.TopicPartition(topic, partition), timeout=_CONTACT_S
-            )
-            if high > low:
-                ends[partition] = high
-        consumer.assign([ck.TopicPartition(topic, p, ck.OFFSET_BEGINNING) for p in ends])
+        ends = _offsets(link, consumer, partitions, ck.OFFSET_END)
+        starts = _offsets(link, consumer, partitions, ck.OFFSET_BEGINNING)
+        for partition, offset in (since or {}).items():
+            if partition in ends and offset <= ends[partition]:
+                starts[partition] = max(starts[partition], offset)
+        ends = {p: end for p, end in ends.items() if end > starts[p]}
+        consumer.assign([ck.TopicPartition(topic, p, starts[p]) for p in ends])
         while ends:
             message = consumer.poll(settings.timeout_s)
             if message is None:
@@ -398,6 +444,27 @@ class _Link:
                     f"broker {self.broker} does not create topic {self.topic}: "
                     f"{raised.args[0].str()}"
                 ) from raised
+
+
+def _offsets(link: _Link, reader: Any, partitions: list[int], which: int) -> dict[int, int]:
+    """The first or the next offset of each partition, in one question."""
+    asked = [ck.TopicPartition(link.topic, p, which) for p in partitions]
+    try:  # the two logical offsets stand where a time would
+        answer = reader.offsets_for_times(asked, timeout=_CONTACT_S)
+    except ck.KafkaException as raised:
+        link.raise_for(raised.args[0])
+        raise TransientError(
+            f"broker {link.broker} does not tell the offsets of topic {link.topic}: "
+            f"{raised.args[0].str()}"
+        ) from raised
+    for partition in answer:
+        if partition.error is not None:
+            link.raise_for(partition.error)
+            raise TransientError(
+                f"broker {link.broker} does not tell the offsets of topic {link.topic}, "
+                f"partition {partition.partition}: {partition.error.str()}"
+            )
+    return {partition.partition: partition.offset for partition in answer}
 
 
 def _client(kind: Any, config: dict[str, Any]) -> Any:

@@ -80,9 +80,7 @@ def warp_cells(
             if not (ax + bx + dx + ex + ay + by + dy + ey < 1e12):
                 continue
             # area of an output pixel in input pixels, mean over the cell
-            area = (
-                abs((ex - ax) * (dy - by) - (dx - bx) * (ey - ay)) * 0.5 / (CELL * CELL)
-            )
+            area = abs((ex - ax) * (dy - by) - (dx - bx) * (ey - ay)) * 0.5 / (CELL * CELL)
             scale = np.float32(area)
             noise_scale = np.float32(area * area * variance_scale)
             x0, x1 = int(np.floor(low_x)) - reach, int(np.floor(high_x)) + reach + 1

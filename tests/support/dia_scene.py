@@ -63,20 +63,19 @@ class DiaScene:
 
     def add_star(self, x: float, y: float, science: float = 0.0, template: float = 0.0) -> None:
         """A star with its flux on either image."""
-        light = self._light(x, y)
-        self.science += np.float32(science) * light
-        self.template += np.float32(template) * light
+        self._add(self.science, x, y, science)
+        self._add(self.template, x, y, template)
 
     def add_dipole(self, x: float, y: float, dx: float, dy: float, flux: float) -> None:
         """A star at (x, y) + (dx, dy) / 2 on science and at the opposite side on the template."""
-        self.science += np.float32(flux) * self._light(x + dx / 2, y + dy / 2)
-        self.template += np.float32(flux) * self._light(x - dx / 2, y - dy / 2)
+        self._add(self.science, x + dx / 2, y + dy / 2, flux)
+        self._add(self.template, x - dx / 2, y - dy / 2, flux)
 
     def add_trail(self, x: float, y: float, a: float, b: float, flux: float) -> None:
         """A uniform line on science from (x, y) - (a, b) / 2 to (x, y) + (a, b) / 2."""
-        n = int(10 * np.hypot(a, b)) + 1
+        n = int(4 * np.hypot(a, b)) + 1
         for t in (np.arange(n) + 0.5) / n - 0.5:
-            self.science += np.float32(flux / n) * self._light(x + t * a, y + t * b)
+            self._add(self.science, x + t * a, y + t * b, flux / n)
 
     def exposures(self) -> tuple[DifferenceExposure, ScienceExposure, TemplateExposure]:
         """Difference, science and matched template."""
@@ -104,13 +103,11 @@ class DiaScene:
         yy, xx = np.ogrid[: self.shape[0], : self.shape[1]]
         self.mask[(xx - x) ** 2 + (yy - y) ** 2 <= radius**2] |= plane.value
 
-    def _light(self, x: float, y: float) -> Image:
-        light = np.zeros(self.shape, np.float32)
+    def _add(self, image: Image, x: float, y: float, flux: float) -> None:
         x0, y0 = max(0, int(x) - 40), max(0, int(y) - 40)
-        window = light[y0 : int(y) + 42, x0 : int(x) + 42]
+        window = image[y0 : int(y) + 42, x0 : int(x) + 42]
         py, px = np.mgrid[: window.shape[0], : window.shape[1]]
-        window[:] = moffat(self.fwhm, px + x0 - x, py + y0 - y)
-        return light
+        window += (flux * moffat(self.fwhm, px + x0 - x, py + y0 - y)).astype(np.float32)
 
 
 def grid_positions(n_side: int, spacing: float, seed: int) -> tuple[Floats, Floats]:

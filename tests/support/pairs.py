@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+
 from promptdia.tasks.model.arrays import Catalog, Floats, Image
 from promptdia.tasks.model.catalogs import SOURCE
 from promptdia.tasks.model.exposure import Exposure, ScienceExposure, TemplateExposure
@@ -102,6 +103,10 @@ def simulate_pair(
 def render(shape: tuple[int, int], x: Floats, y: Floats, flux: Floats, seeing: Seeing) -> Floats:
     """Noiseless sum of stars; bright ones on larger stamps."""
     image = np.zeros((shape[0] + 160, shape[1] + 160))
+    seen = (np.abs(x - shape[1] / 2) < shape[1] / 2 + 40) & (
+        np.abs(y - shape[0] / 2) < shape[0] / 2 + 40
+    )
+    x, y, flux = x[seen], y[seen], flux[seen]
     for low, high, size in ((0, 3e4, 33), (3e4, np.inf, 61)):
         some = (flux >= low) & (flux < high)
         for block in np.array_split(np.flatnonzero(some), max(1, some.sum() // 256)):

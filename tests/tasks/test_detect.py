@@ -66,7 +66,7 @@ def test_a_varying_psf_is_followed() -> None:
 def test_trust_is_low_on_the_flanks_and_peaks_of_template_stars_only() -> None:
     scene = DiaScene(shape=(64, 64), noise=10.0)
     flux = scene.flux_of(2000.0)
-    scene.template += np.float32(flux) * scene._light(32.0, 32.0)
+    scene.add_star(32.0, 32.0, template=flux)
     difference, _, matched = scene.exposures()
     good = np.ones(scene.shape, bool)
     filters = cell_psf(difference.require_psf(), scene.shape, 64)
@@ -98,10 +98,10 @@ def test_faint_sources_are_found_and_nothing_else() -> None:
     assert len(found.peaks) <= hit.sum() + 1
     nearest = np.hypot(found.peaks["x"] - x[:, None], found.peaks["y"] - y[:, None]).argmin(axis=1)
     assert np.all(np.sign(found.peaks["snr"][nearest[hit]]) == np.sign(snr[hit]))
-    pull = (np.abs(found.peaks["snr"][nearest[hit]]) - np.abs(snr[hit]))[np.abs(snr[hit]) > 8]
-    # peaks lie on whole pixels and are maxima of noise: both small
-    assert abs(np.median(pull)) < 0.5
-    assert 0.7 < 1.48 * np.median(np.abs(pull - np.median(pull))) < 1.4
+    ratio = np.abs(found.peaks["snr"][nearest[hit]] / snr[hit])[np.abs(snr[hit]) > 15]
+    # stars between pixels lose up to a tenth
+    assert 0.95 < np.median(ratio) < 1.0
+    assert ratio.min() > 0.8
 
 
 def test_half_of_the_five_sigma_sources_are_found() -> None:
@@ -110,8 +110,8 @@ def test_half_of_the_five_sigma_sources_are_found() -> None:
     for at_x, at_y in zip(x, y):
         scene.add_star(at_x, at_y, scene.flux_of(5.0))
     hit = distances(detect(scene), x, y) < 3
-    # the highest of several pixels is a little over the true value
-    assert 0.42 < hit.mean() < 0.72
+    # noise lifts the highest of several pixels, the pixel grid costs a few per cent
+    assert 0.35 < hit.mean() < 0.65
 
 
 def test_pure_noise_has_unit_scatter_and_next_to_no_detections() -> None:
@@ -199,8 +199,8 @@ def test_saturated_stars_get_a_margin_that_grows_with_them() -> None:
     near = has(detect(scene).difference.mask, MaskPlane.NEAR_BRIGHT)
     small = np.flatnonzero(near[60, 64:]).max()
     large = np.flatnonzero(near[180, 200:]).max()
-    assert small == pytest.approx(2 * 3.6 + 2, abs=2.5)
-    assert large == pytest.approx(2 * 3.6 + 10, abs=2.5)
+    assert small == pytest.approx(3.6 + 1.2, abs=2.5)
+    assert large == pytest.approx(3.6 + 6.0, abs=2.5)
     assert not near[20, 200]
 
 
@@ -222,7 +222,7 @@ def test_a_smooth_background_is_taken_off() -> None:
     y, x = np.mgrid[:512, :512] / 511.0
     slope = (3 * x - 2 * y + 4).astype(np.float32)
     found = local_background(slope, np.ones(slope.shape, bool), 64)
-    assert np.abs(found - slope)[64:-64, 64:-64].max() < 0.05
+    assert np.abs(found - slope).max() < 0.06
     scene.science += 10 * slope
     assert len(detect(scene).peaks) <= 1
 

@@ -60,8 +60,12 @@ def test_fluxes_and_their_errors_are_right(
         assert abs(np.median(pull)) < 0.2, name
         assert 0.88 < scatter(pull) < 1.12, name
     assert abs(np.median(rows["psfFlux"][200:] / flux[200:]) - 1) < 0.005
-    aperture = (rows["apFlux"] / 0.985 - flux)[300:] / rows["apFluxErr"][300:]
-    assert abs(np.median(aperture)) < 0.5
+    alpha2 = (scene.fwhm / 2) ** 2 / (2 ** (1 / 3) - 1)
+    inside = 1 - (1 + 12.0**2 / alpha2) ** -2
+    pull = (rows["apFlux"] - inside * flux) / rows["apFluxErr"]
+    # one star per 48 x 48 pixels biases the background, which the aperture sums up
+    assert abs(np.median(pull)) < 0.7
+    assert 0.88 < scatter(pull) < 1.15
     assert np.array_equal(rows["isNegative"], flux < 0)
     reduced = rows["psfChi2"] / rows["psfNdata"]
     assert_allclose(np.median(reduced), 1.0, atol=0.03)
@@ -90,13 +94,16 @@ def test_stars_look_like_the_psf(field: tuple[DiaScene, Floats, Floats, Floats, 
     scene, x, y, flux, sources = field
     rows = at(sources, x, y)
     bright = np.abs(flux) > scene.flux_of(30.0)
-    assert_allclose(np.median(rows["ixx"][bright] / rows["ixxPSF"][bright]), 1.0, atol=0.03)
-    assert np.median(rows["extendedness"][bright]) < 0.05
+    assert rows["shape_flag"].mean() < 0.02
+    assert_allclose(np.nanmedian((rows["ixx"] / rows["ixxPSF"])[bright]), 1.0, atol=0.03)
+    assert np.nanmedian(rows["extendedness"][bright]) < 0.05
     assert (rows["trailAlgorithm"] == 3).mean() < 0.01
-    # longer than half a FWHM is rare
-    assert np.mean(rows["trailLength"][bright] > 0.5 * scene.fwhm * SCALE_ARCSEC) < 0.1
+    known = ~rows["trail_flag"]
+    assert np.mean(rows["trailLength"][known] > 2 * scene.fwhm * SCALE_ARCSEC) < 0.02
+    assert np.mean((rows["trailLength"] > 8 * rows["trailLengthErr"])[known]) < 0.03
     assert np.percentile(rows["sharpness"], 99) < 1.5
-    kept, rejected = FilterDiaSources(FilterConfig()).run(sources, 30.0)
+    # the positions are a grid, full of rows
+    kept, rejected = FilterDiaSources(FilterConfig(glint=False)).run(sources, 30.0)
     assert len(rejected) <= 0.03 * len(sources)
     assert len(kept) + len(rejected) == len(sources)
 

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from support.pairs import Seeing, exposure_on, render
+
 from promptdia.tasks.errors import NoUsablePixels, NoWork
 from promptdia.tasks.kernels.coadd import HALO, combine_rows
 from promptdia.tasks.model.exposure import Exposure, ScienceExposure, TemplateExposure
@@ -17,7 +19,6 @@ from promptdia.tasks.template import (
 )
 from promptdia.tasks.tiling import Patch
 from promptdia.tasks.warp import warp
-from support.pairs import Seeing, exposure_on, render
 
 SHAPE = (260, 280)
 SCALE = 0.2 / 3600
@@ -47,9 +48,7 @@ def visit(seed: int, wcs: FitsWcs, fwhm: float = 3.6, band: str = "r") -> Exposu
     seeing = Seeing(fwhm, 0.0, 0.0)
     clean = render(SHAPE, *there, flux, seeing)
     variance = SIGMA**2 + np.maximum(clean, 0)
-    exposure = exposure_on(SHAPE, wcs)(
-        clean + np.sqrt(variance) * rng.normal(size=SHAPE), variance
-    )
+    exposure = exposure_on(SHAPE, wcs)(clean + np.sqrt(variance) * rng.normal(size=SHAPE), variance)
     v = exposure.visit
     changed = type(v)(v.id + seed, band, v.mjd_tai, v.exposure_s, v.ra_deg, v.dec_deg)
     return exposure.replace(visit=changed, psf=seeing.psf(SHAPE, 25))
@@ -101,13 +100,21 @@ def test_artefacts_of_one_visit_leave_no_trace(n):
     dirty = [inputs[0], inputs[1].replace(image=image.astype(np.float32)), *inputs[2:]]
     coadd = BuildCoadd(CoaddConfig()).run(dirty, PATCH)
     change = (coadd.image - clean.image) / np.sqrt(clean.variance)
-    touched = distance[: change.shape[0], : change.shape[1]] < 3
-    assert np.abs(change).max() < 14.0
-    assert np.mean(np.abs(change[touched])) < 1.5  # against some 75 sigma / n unclipped
+    x0, y0 = int(coadd.notes["x0"]), int(coadd.notes["y0"])
+    ny, nx = coadd.shape
+    box = (slice(y0, y0 + ny), slice(x0, x0 + nx))
+    # on steep flanks of stars, and where one visit is alone, nobody can tell
+    fair = clean_patch()[box] < 200
+    fair[:40], fair[-40:], fair[:, :40], fair[:, -40:] = False, False, False, False
+    assert np.abs(change[fair]).max() < 9.0
+    touched = fair & (distance[box] < 3)
+    assert touched.sum() > 500
+    assert np.mean(np.abs(change[touched])) < 0.9  # against some 60 / sqrt(n) unclipped
 
 
 def test_seeing_that_changes_does_not_clip_stars():
-    coadd = BuildCoadd(CoaddConfig()).run(warps(5, (3.2, 3.6, 4.6)), PATCH)
+    inputs = warps(5, (3.2, 3.6, 4.6))
+    coadd = BuildCoadd(CoaddConfig()).run(inputs, PATCH)
     x, y, flux = star_positions()
     x0, y0 = int(coadd.notes["x0"]), int(coadd.notes["y0"])
     for i in np.argsort(-flux)[:6]:
@@ -116,7 +123,7 @@ def test_seeing_that_changes_does_not_clip_stars():
             continue
         box = (slice(cy - 10, cy + 11), slice(cx - 10, cx + 11))
         # the mean of all five, had nothing been clipped
-        plain = np.mean([w.image[y0:, x0:][box] for w in warps(5, (3.2, 3.6, 4.6))], axis=0)
+        plain = np.mean([w.image[y0:, x0:][box] for w in inputs], axis=0)
         assert_allclose(coadd.image[box].max(), plain.max(), rtol=0.02)
 
 

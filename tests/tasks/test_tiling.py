@@ -2,6 +2,7 @@ import hpgeom
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+
 from promptdia.tasks.model.wcs import FitsWcs, pixel_scale_arcsec, tan_wcs
 from promptdia.tasks.tiling import Patch, Tiling
 

@@ -94,9 +94,10 @@ def test_fluxes_and_positions_are_kept_when_the_pixel_scale_changes(zoom):
     warped = warp(exposure, target, SHAPE)
     assert_allclose(warped.image.sum(), 1e5, rtol=1e-3)
     yy, xx = np.mgrid[: SHAPE[0], : SHAPE[1]]
-    centre = (warped.image * xx).sum() / warped.image.sum(), (
-        warped.image * yy
-    ).sum() / warped.image.sum()
+    centre = (
+        (warped.image * xx).sum() / warped.image.sum(),
+        (warped.image * yy).sum() / warped.image.sum(),
+    )
     truth = target.sky_to_pixel(*exposure.wcs.pixel_to_sky(150.3, 140.6))
     assert_allclose(centre, truth, atol=0.01)
 
