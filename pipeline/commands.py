@@ -58,7 +58,7 @@ def simulate(args: Namespace) -> int:
 
     repository = Repository.create(args.root, SURVEYS[args.survey].instrument, args.apdb)
     with open_executor(args.workers) as executor:
-        sim = render(repository, args.survey, args.seed, executor)
+        sim = render(repository, SURVEYS[args.survey], args.seed, executor)
     print(f"{len(sim.visits)} visits of survey {args.survey}, seed {args.seed}")
     print("for templates:", *sim.template_visits)
     for day in sorted({v // 100_000 for v in sim.science_visits}):

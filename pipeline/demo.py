@@ -44,7 +44,7 @@ def run_demo(
     repository = Repository.create(root, SURVEYS[survey].instrument)
     with open_executor(workers) as executor:
         progress("simulate", 0, 1)
-        sim = simulate(repository, survey, seed, executor)
+        sim = simulate(repository, SURVEYS[survey], seed, executor)
         progress("calibrate", 0, 1)
         build_calibrations(repository, executor)
         progress("template", 0, 1)

@@ -123,9 +123,7 @@ def _store_raw(repository: Repository, path: Path, kind: str | None) -> Iterator
                 raise InputError(f"{path}: image kind is {what!r}, must be raw, bias, dark or flat")
 
 
-def _detector(
-    repository: Repository, translate: Translator, number: int | None = None
-) -> Detector:
+def _detector(repository: Repository, translate: Translator, number: int | None = None) -> Detector:
     """The detector that a file names, or ``number``; a file that names none of ours is refused."""
     try:
         return repository.detector(number if number is not None else translate.get("detector"))

@@ -11,7 +11,7 @@ from promptdia.pipeline.io.parquet import write_catalog
 from promptdia.pipeline.pool import Executor, ordered
 from promptdia.pipeline.refcat import store_references
 from promptdia.pipeline.repository import Repository
-from promptdia.pipeline.sim import SURVEYS, SimulatedSurvey
+from promptdia.pipeline.sim import SimulatedSurvey, Survey
 from promptdia.pipeline.sim.seeds import generator
 from promptdia.pipeline.sim.truth import TRUTH_EPOCH, TRUTH_OBJECT
 from promptdia.tasks.associate import SS_POSITION
@@ -25,9 +25,11 @@ EPHEMERIS_ERROR_ARCSEC = 0.1
 _surveys: dict[tuple[str, int], SimulatedSurvey] = {}
 
 
-def simulate(repository: Repository, survey: str, seed: int, executor: Executor) -> SimulatedSurvey:
+def simulate(
+    repository: Repository, survey: Survey, seed: int, executor: Executor
+) -> SimulatedSurvey:
     """Render everything the survey delivers; the same seed gives the same bytes."""
-    sim = SimulatedSurvey(SURVEYS[survey], seed)
+    sim = SimulatedSurvey(survey, seed)
     numbers = sorted(sim.instrument.detectors)
     jobs = [(repository.root, survey, seed, v.id, d) for v in sim.visits for d in numbers]
     calibs = [(repository.root, survey, seed, d) for d in numbers]
@@ -43,22 +45,22 @@ def simulate(repository: Repository, survey: str, seed: int, executor: Executor)
     return sim
 
 
-def _survey(name: str, seed: int) -> SimulatedSurvey:
+def _survey(survey: Survey, seed: int) -> SimulatedSurvey:
     """One survey per process: its sky is costly to make."""
-    if (name, seed) not in _surveys:
-        _surveys[name, seed] = SimulatedSurvey(SURVEYS[name], seed)
-    return _surveys[name, seed]
+    if (survey.name, seed) not in _surveys:
+        _surveys[survey.name, seed] = SimulatedSurvey(survey, seed)
+    return _surveys[survey.name, seed]
 
 
-def _frame(root: Path, name: str, seed: int, visit: int, detector: int) -> Catalog:
-    sim = _survey(name, seed)
+def _frame(root: Path, survey: Survey, seed: int, visit: int, detector: int) -> Catalog:
+    sim = _survey(survey, seed)
     write_raw(Repository(root).raw_path(visit, detector), sim.raw(visit, detector))
     return sim.truth_epochs(visit, detector)
 
 
-def _calibration_frames(root: Path, name: str, seed: int, detector: int) -> None:
+def _calibration_frames(root: Path, survey: Survey, seed: int, detector: int) -> None:
     repository = Repository(root)
-    for number, made in enumerate(_survey(name, seed).calibration_frames(detector)):
+    for number, made in enumerate(_survey(survey, seed).calibration_frames(detector)):
         folder = repository.raw_calibration_folder(made.kind, detector)
         write_raw(folder / f"{made.kind}{number:03d}.fits", made.frame)
 

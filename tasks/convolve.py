@@ -15,7 +15,7 @@ Transfer = np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """Overlapping square tiles: each filter acts on ``inner`` pixels, ``margin`` around are read."""
+    """Overlapping square tiles: a filter acts on ``inner`` pixels and reads ``margin`` around."""
 
     shape: tuple[int, int]
     inner: int

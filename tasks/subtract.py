@@ -67,7 +67,7 @@ class SubtractConfig:
     """No work when template and science overlap on a smaller fraction of the detector."""
     max_masked_kernel: float = 0.02
     """A pixel is flagged when more than this share of its kernel falls on bad pixels."""
-    max_unknown_sigma: float = 0.25
+    max_unknown_sigma: float = 0.1
     """NEAR_BRIGHT where saturated pixels may have leaked more than so many sigma: little on
     one pixel is much on a PSF."""
     sky_block_px: int = 128

@@ -24,9 +24,9 @@ def warp(
     """The exposure interpolated to the grid of ``wcs``; NO_DATA where it does not reach.
 
     Windowed sinc of 8 x 8 pixels, through coordinates that are exact every 32 pixels and
-    bilinear between. Fluxes are kept: values scale with the pixel area. A mask bit is set where a pixel
-    that has it carries more than 5 % of the weight. The variance is that of one pixel,
-    averaged over sub-pixel offsets; how far neighbours are correlated is in the note
+    bilinear between. Fluxes are kept: values scale with the pixel area. A mask bit is set
+    where a pixel that has it carries more than 5 % of the weight. The variance is that of one
+    pixel, averaged over sub-pixel offsets; how far neighbours are correlated is in the note
     ``resampled`` (see promptdia.tasks.resampling). ``wanted``, (ny, nx) / CELL rounded
     up, says which cells of the output to fill; None means all.
     """
