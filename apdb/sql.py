@@ -41,6 +41,8 @@ from promptdia.apdb.store import (
 
 _LOCK_ORDER = 7
 """Writers wait for each other in HEALPix cells of this order, 27 arcmin."""
+_LONG_AGO = -1e6
+"""MJD before everything."""
 _CREATING = -1
 """The lock of those who make the tables."""
 
@@ -193,7 +195,7 @@ class SqlApdb:
             these = t.OBJECTS.c.diaObjectId.in_(ids)
             objects = self._objects(connection, DIA_OBJECT, these)
             sources, forced = (
-                self._measured(connection, schema, table, these, -np.inf, objects)
+                self._measured(connection, schema, table, these, _LONG_AGO, objects)
                 for schema, table in ((DIA_SOURCE, t.SOURCES), (DIA_FORCED_SOURCE, t.FORCED))
             )
         return History(objects, sources, forced)

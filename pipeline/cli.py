@@ -183,3 +183,7 @@ def _looking(commands: argparse._SubParsersAction) -> None:  # type: ignore[type
     c.add_argument("id", type=int, metavar="ID", help="diaSourceId, of an alert or a rejection")
     c = _rooted(commands, "report", "compare what was found with the simulated truth")
     _json(c)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from promptdia.pipeline.config import PipelineConfig, load_pipeline
-from promptdia.pipeline.errors import ConfigError, InputError
+from promptdia.pipeline.errors import ConfigError, InputError, NoWork
 from promptdia.pipeline.instrument import Instrument, load_instrument
 from promptdia.pipeline.io.files import write_text
 from promptdia.pipeline.io.fits import (
@@ -104,10 +104,10 @@ class Repository:
     @property
     def apdb_url(self) -> str:
         """Database URL with a relative SQLite path made absolute."""
-        url = self.settings.apdb
-        prefix = "sqlite:///"
-        if url.startswith(prefix) and not url.startswith(prefix + "/"):
-            return f"{prefix}{(self.root / url[len(prefix) :]).resolve()}"
+        url, prefix = self.settings.apdb, "sqlite:///"
+        path = url.removeprefix(prefix)
+        if url.startswith(prefix) and not path.startswith(("/", "file:", ":memory:")):
+            return f"{prefix}{(self.root / path).resolve()}"
         return url
 
     # ---- visits and frames
@@ -222,10 +222,17 @@ class Repository:
         return self.root / "templates" / band / f"{patch}.fits"
 
     def templates(self, science: ScienceExposure) -> list[TemplateExposure]:
-        """The template coadds that may overlap an exposure."""
+        """The template coadds that may overlap an exposure; NoWork when there are none."""
         patches = self.tiling.patches_of(science.wcs, science.shape)
         paths = [self.template_path(science.visit.band, patch.id) for patch in patches]
-        return [read_exposure(p, science.detector, TemplateExposure) for p in paths if p.exists()]
+        found = [path for path in paths if path.exists()]
+        if not found:
+            raise NoWork(
+                f"no template in band {science.visit.band} on this sky "
+                f"(patches {', '.join(str(patch.id) for patch in patches)} in "
+                f"{self.root / 'templates'}); build one with promptdia template"
+            )
+        return [read_exposure(path, science.detector, TemplateExposure) for path in found]
 
     def write_template(self, band: str, patch: int, template: TemplateExposure) -> None:
         """Store the coadd of a patch."""

@@ -22,7 +22,7 @@ from promptdia.pipeline.refcat import MARGIN_ARCSEC, load_references
 from promptdia.pipeline.repository import Repository
 from promptdia.pipeline.timing import Stopwatch
 from promptdia.pipeline.visit import Changes, calibrate, find_changes
-from promptdia.tasks.calibrate import Calibrated
+from promptdia.tasks.calibrate import Calibrated, CalibrationFailed
 from promptdia.tasks.model.arrays import Catalog
 from promptdia.tasks.model.catalogs import SOURCE
 from promptdia.tasks.model.exposure import (
@@ -68,6 +68,10 @@ def process_images(root: Path, visit: int, detector: int) -> Outcome:
         timed("write", save_changes, repository, changes)
     except NoWork as nothing:
         outcome.status, outcome.reason = "no_work", str(nothing)
+    except CalibrationFailed as failure:
+        outcome.status, outcome.reason = "failed", str(failure)
+        outcome.metrics = failure.summary
+        save_incomplete(repository, failure)
     except PromptdiaError as failure:
         outcome.status, outcome.reason = "failed", str(failure)
     except Exception as bug:  # a bug in one frame must not stop the night
@@ -131,6 +135,14 @@ def save_calibrated(repository: Repository, calibrated: Calibrated) -> None:
     where = science.visit.id, science.detector.id
     write_exposure(repository.product(*where, "calexp.fits"), science)
     write_catalog(repository.product(*where, "sources.parquet"), calibrated.sources, SOURCE)
+
+
+def save_incomplete(repository: Repository, failure: CalibrationFailed) -> None:
+    """Keep what calibration reached, under a name that nothing takes for a science image."""
+    reached = failure.exposure
+    reached = reached.replace(notes={**reached.notes, "FAILED": failure.step})
+    where = reached.visit.id, reached.detector.id
+    write_exposure(repository.product(*where, "calexp_incomplete.fits"), reached)
 
 
 def save_changes(repository: Repository, changes: Changes) -> None:

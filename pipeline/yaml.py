@@ -31,7 +31,8 @@ def build(kind: type[T], content: dict[str, Any], where: str) -> T:
     try:
         return TypeAdapter(kind).validate_python(content, extra="forbid")
     except ValidationError as error:
-        first = error.errors()[0]
+        # a misspelt key makes another one missing: tell the cause, not its consequence
+        first = min(error.errors(), key=lambda e: e["type"] != "unexpected_keyword_argument")
         key = ".".join(str(part) for part in first["loc"])
         reason = {
             "unexpected_keyword_argument": "unknown key",

@@ -31,6 +31,8 @@ from promptdia.pipeline.errors import TransientError
 KILLS_PER_NIGHT = 8
 MOST_ATTEMPTS = 20
 """A night that meets so many disturbances in a row without ending has failed."""
+QUICK = {"n_visits": 2, "n_stars": 6, "settle_s": 0.2}
+QUICK_POINTS = 6
 _TRY_LATER = 75
 _FORK = multiprocessing.get_context("fork")
 _BROKER = """
@@ -45,10 +47,11 @@ with EmbeddedBroker() as broker:
 def main() -> int:
     """Run, print, and fail when anything was lost, doubled or broken."""
     arguments = _arguments()
+    points = QUICK_POINTS if arguments.quick else arguments.points
     with tempfile.TemporaryDirectory() as folder, open_broker(arguments.broker) as broker:
         result = run(
-            Path(folder), broker, arguments.database, arguments.points, arguments.seed,
-            arguments.disturb, say=None if arguments.json else _say,
+            Path(folder), broker, arguments.database, points, arguments.seed,
+            arguments.disturb, None if arguments.json else _say, **(QUICK if arguments.quick else {}),
         )  # fmt: skip
     if arguments.json:
         print(json.dumps(result))
@@ -264,6 +267,9 @@ def _arguments() -> argparse.Namespace:
         "--disturb", default="", metavar="COMMAND",
         help="run once in every night, e.g. one that stops and starts a server",
     )  # fmt: skip
+    parser.add_argument(
+        "--quick", action="store_true", help="a shorter night and six crashes, for a test"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()

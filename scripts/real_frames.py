@@ -156,9 +156,7 @@ def report(
     campaign: Campaign, base: Path, repository: Repository, outcomes: list[Outcome], quiet: bool
 ) -> dict[str, Any]:
     """Compare with the truth, draw the pictures, and print unless ``quiet``."""
-    rows = compare(
-        repository, outcomes, campaign.truth, base / campaign.folder, campaign.template
-    )
+    rows = compare(repository, outcomes, campaign.truth, base / campaign.folder, campaign.template)
     result = summarize(rows, campaign.truth)
     pictures = draw_campaign(repository, rows, campaign.truth)
     if not quiet:

@@ -22,9 +22,9 @@ class Tiles:
     margin: int
 
     @classmethod
-    def around(cls, shape: tuple[int, int], half_width: int, at_least: int = 0) -> "Tiles":
+    def around(cls, shape: tuple[int, int], half_width: int) -> "Tiles":
         """Tiles for filters of this half width whose side suits the FFT."""
-        side = fft.next_fast_len(max(8 * half_width, at_least), real=True)
+        side = fft.next_fast_len(8 * half_width, real=True)
         side += side % 2
         return cls(shape, side - 2 * half_width, half_width)
 

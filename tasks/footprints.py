@@ -34,6 +34,8 @@ MIN_DIP = 4.0
 """Two peaks of one footprint are two sources if S/N between them is lower by this ..."""
 MAX_SADDLE = 0.6
 """... and lower than this part of the fainter one."""
+APART = 2.0
+"""So many times the usual distance lies between sources of a footprint with both signs."""
 
 
 class Footprints(NamedTuple):
@@ -73,8 +75,9 @@ def find_footprints(
     """Group significant pixels that touch, both signs together, after growing them.
 
     ``snr`` is (ny, nx), signed. Every significant pixel grows to a disk of radius
-    ``grow_px``; disks that touch, also by a corner, are one detection, unless all have
-    one sign and peaks at least ``min_distance_px`` apart stand clear of each other.
+    ``grow_px``; disks that touch, also by a corner, are one detection, unless peaks at
+    least ``min_distance_px`` apart stand clear of each other. Where both signs touch, peaks
+    closer than APART such distances are a dipole or a ring, and stay together.
     """
     y, x = significant_pixels(snr, threshold)
     found = _Significant(y, x, snr[y, x].astype(float), _extremal(snr, y, x))
@@ -129,7 +132,7 @@ def _split(
     n: int,
     min_distance_px: float,
 ) -> int:
-    """Give well separated sources of one sign their own detections; returns how many there are.
+    """Give well separated sources their own detections; returns how many there are.
 
     Changes ``own`` (detection of each significant pixel) and ``owner`` (of each footprint
     pixel, ascending before) in place: pixels go to the nearest of the sources.
@@ -139,12 +142,13 @@ def _split(
     order = np.lexsort((-np.abs(found.value), own))
     first = np.searchsorted(own[order], np.arange(n + 1))
     wide = snr.shape[1]
-    candidates = np.flatnonzero(one_sign & (n_peaks > 1))
-    parts = [(k, order[first[k] : first[k + 1]]) for k in candidates]
+    candidates = np.flatnonzero(n_peaks > 1)
+    parts = [order[first[k] : first[k + 1]] for k in candidates]
+    distances = min_distance_px * np.where(one_sign[candidates], 1.0, APART)
     ranges = np.searchsorted(owner, np.stack([candidates, candidates + 1]))
-    for (_, members), begin, end in zip(parts, *ranges):
+    for members, distance, begin, end in zip(parts, distances, *ranges):
         tops = members[found.extremal[members]]
-        centres = _clear_peaks(snr, found, tops, min_distance_px)
+        centres = _clear_peaks(snr, found, tops, distance)
         if len(centres) < 2:
             continue
         cy, cx = found.y[centres], found.x[centres]

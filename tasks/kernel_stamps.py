@@ -89,7 +89,9 @@ def cut_stamps(
     """
     cx, cy = np.rint(x).astype(int), np.rint(y).astype(int)
     inner, outer = size // 2, size // 2 + half_width
-    bad = has(_cut(target[2], cx, cy, inner), UNFIT)
+    bad = has(_cut(target[2], cx, cy, inner), UNFIT) | ~np.isfinite(
+        _cut(target[1], cx, cy, inner) + _cut(convolved[1], cx, cy, inner)
+    )
     near = has(_cut(convolved[2], cx, cy, inner + 1), UNFIT)
     for dy in range(3):
         for dx in range(3):

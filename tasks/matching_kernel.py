@@ -14,7 +14,7 @@ from promptdia.tasks.model.psf import polynomial_terms, scaled
 MAX_ORDER = 2
 MIN_STARS = 3
 BATCH = 64
-MAX_NOISE_SHARE = 0.8
+MAX_NOISE_SHARE = 0.5
 """Of a mode of the kernel equations, up to which the dilution by noise is undone."""
 
 

@@ -448,23 +448,25 @@ class _Link:
 
 def _offsets(link: _Link, reader: Any, partitions: list[int], which: int) -> dict[int, int]:
     """The first or the next offset of each partition, in one question."""
+    # the two logical offsets stand where a time would
     asked = [ck.TopicPartition(link.topic, p, which) for p in partitions]
-    try:  # the two logical offsets stand where a time would
-        answer = reader.offsets_for_times(asked, timeout=_CONTACT_S)
-    except ck.KafkaException as raised:
-        link.raise_for(raised.args[0])
-        raise TransientError(
-            f"broker {link.broker} does not tell the offsets of topic {link.topic}: "
-            f"{raised.args[0].str()}"
-        ) from raised
-    for partition in answer:
-        if partition.error is not None:
-            link.raise_for(partition.error)
+    give_up = time.monotonic() + _CONTACT_S
+    while True:
+        try:
+            answer = reader.offsets_for_times(asked, timeout=_CONTACT_S)
+            errors = [p.error for p in answer if p.error is not None]
+        except ck.KafkaException as raised:
+            errors = [raised.args[0]]
+        if not errors:
+            return {p.partition: p.offset for p in answer}
+        link.raise_for(errors[0])
+        # a topic just made may lack its leader for a moment
+        if time.monotonic() > give_up:
             raise TransientError(
-                f"broker {link.broker} does not tell the offsets of topic {link.topic}, "
-                f"partition {partition.partition}: {partition.error.str()}"
+                f"broker {link.broker} does not tell the offsets of topic {link.topic}: "
+                f"{errors[0].str()}"
             )
-    return {partition.partition: partition.offset for partition in answer}
+        time.sleep(0.1)
 
 
 def _client(kind: Any, config: dict[str, Any]) -> Any:

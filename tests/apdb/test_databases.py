@@ -12,6 +12,7 @@ from support.apdb import (
     FIELD,
     RA,
     commit_here,
+    die_as_sender,
     die_before_the_commit,
     mjd_of,
     observe,
@@ -85,6 +86,26 @@ def test_a_process_killed_before_the_commit_leaves_nothing(apdb: SqlApdb) -> Non
     assert sum(apdb.countings().values()) == 0
     assert apdb.commit(random_batch(20, seed=1))
     assert apdb.check() == []
+
+
+def test_one_process_sends_at_a_time_and_its_end_lets_the_next_in(apdb: SqlApdb, url: str) -> None:
+    hasty = with_option(url, "lock_timeout=100ms") if "postgres" in url else f"{url}?timeout=0.1"
+    other = SqlApdb.open(hasty)
+    with (
+        apdb.sole_sender(),
+        pytest.raises(TransientError, match="lock"),
+        other.sole_sender(),
+    ):
+        pass
+    with other.sole_sender():
+        assert other.commit(random_batch(2, seed=1))  # others write meanwhile
+        assert apdb.commit(random_batch(2, seed=2, visit=2))
+    child = multiprocessing.get_context("spawn").Process(target=die_as_sender, args=(apdb,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 9
+    with apdb.sole_sender():
+        pass
 
 
 @pytest.mark.parametrize("backend", ["oracle://host/db", "nonsense"])

@@ -16,7 +16,7 @@ from support.apdb import (
 )
 
 from promptdia.apdb.errors import ApdbError, TransientError
-from promptdia.apdb.pixels import Region
+from promptdia.apdb.pixels import ORDER, Region, sky_pixel
 from promptdia.apdb.sql import SqlApdb
 from promptdia.apdb.store import Apdb
 
@@ -284,6 +284,90 @@ def test_many_alerts_can_be_marked_at_once(apdb: Apdb) -> None:
     assert apdb.unsent(TOPIC) == []
 
 
+def archived(apdb: Apdb, n: int, seed: int) -> list[int]:
+    batch = random_batch(n, seed=seed)
+    apdb.commit(batch)
+    apdb.mark_archived(batch.visit, batch.detector)
+    return batch.sources["diaSourceId"].tolist()
+
+
+def test_a_batch_that_is_sent_is_known_until_it_is_settled(apdb: Apdb) -> None:
+    ids = archived(apdb, 5, seed=16)
+    assert apdb.sending(TOPIC) is None
+    apdb.begin_sending(TOPIC, ids[:4], {0: 7, 3: 0})
+    note = apdb.sending(TOPIC)
+    assert note is not None
+    assert (note.dia_source_ids, note.offsets) == (frozenset(ids[:4]), {0: 7, 3: 0})
+    assert apdb.sending("other topic") is None
+    assert [e.dia_source_id for e in apdb.unsent(TOPIC)] == ids[4:]
+    assert "is being sent" in " ".join(apdb.explain(ids[0]).story)
+    assert apdb.check() == []
+
+    apdb.mark_sent(np.array(ids[:1]))
+    assert apdb.settle(TOPIC, np.array(ids[1:3])) == 1
+    assert apdb.sending(TOPIC) is None
+    assert [e.dia_source_id for e in apdb.unsent(TOPIC)] == ids[3:]
+    assert apdb.countings()["Outbox.sent"] == 3
+
+
+def test_only_one_batch_of_archived_unsent_alerts_can_be_under_way(apdb: Apdb) -> None:
+    ids = archived(apdb, 4, seed=17)
+    committed = random_batch(1, seed=18, visit=2).sources["diaSourceId"].tolist()
+    apdb.commit(random_batch(1, seed=18, visit=2))
+    apdb.mark_sent(np.array(ids[:1]))
+    for wrong in (ids[:1], committed, [12345]):
+        with pytest.raises(ApdbError, match=r"1 of 2 alerts .* are not archived, or are sent"):
+            apdb.begin_sending(TOPIC, [ids[1], *wrong], {0: 0})
+        assert apdb.sending(TOPIC) is None
+    apdb.begin_sending(TOPIC, ids[1:2], {0: 0})
+    with pytest.raises(ApdbError, match="an earlier batch for topic alerts is not settled"):
+        apdb.begin_sending(TOPIC, ids[2:3], {0: 0})
+    assert apdb.sending(TOPIC).dia_source_ids == {ids[1]}
+
+
+def test_sources_and_rejected_detections_are_found_by_place_and_visit(apdb: Apdb) -> None:
+    batch = random_batch(6, seed=19)
+    batch.rejected["ra"][:2] = RA + 0.04, np.nan
+    apdb.commit(batch)
+    here = Region.circle(RA, DEC, ARCSEC)
+    assert apdb.find(here, batch.visit).tolist() == batch.rejected["diaSourceId"][2:].tolist()
+    assert apdb.find(here, batch.visit + 1).size == 0
+    source = batch.sources[3]
+    near = Region.circle(source["ra"] + ARCSEC / 2, source["dec"], ARCSEC)
+    assert apdb.find(near, batch.visit).tolist() == [source["diaSourceId"]]
+
+
+def test_a_history_by_ids_reaches_back_to_the_start(apdb: Apdb) -> None:
+    for visit in (1, 2):
+        apdb.commit(observe(apdb, visit, [RA, RA + 0.01], [DEC, DEC]))
+    everything = apdb.preload(FIELD, LATER)
+    one = everything.objects["diaObjectId"][:1]
+    history = apdb.history(one)
+    assert_same_rows(history.objects, everything.objects[:1])
+    mine = everything.sources["diaObjectId"] == one
+    assert_same_rows(history.sources, everything.sources[mine])
+    assert apdb.objects()["nDiaSources"].tolist() == [2, 2]
+    assert apdb.history(np.zeros(0, np.int64)).objects.size == 0
+
+
+def test_all_rows_come_out_by_sky_pixel(apdb: Apdb) -> None:
+    batch = random_batch(300, seed=20)
+    apdb.commit(batch)
+    parts = list(apdb.partitions(max_rows=40))
+    for name, rows, key in (
+        ("DiaObject", batch.objects, "diaObjectId"),
+        ("DiaSource", batch.sources, "diaSourceId"),
+        ("DiaForcedSource", batch.forced, "diaForcedSourceId"),
+    ):
+        mine = [p for p in parts if p.schema.name == name]
+        assert max(p.rows.size for p in mine) <= 40
+        assert_same_rows(by(np.concatenate([p.rows for p in mine]), key), by(rows, key))
+        for p in mine:
+            pixels = sky_pixel(p.rows["ra"], p.rows["dec"]) >> 2 * (ORDER - p.order)
+            assert (pixels == p.pixel).all()
+    assert next(iter(apdb.partitions(10**6))).rows.size == 300
+
+
 def test_a_source_explains_itself(apdb: Apdb) -> None:
     apdb.commit(observe(apdb, 1, [RA], [DEC]))
     apdb.commit(observe(apdb, 2, [RA + 0.3 * ARCSEC], [DEC]))
@@ -330,6 +414,11 @@ BREAKING = {
     'DELETE FROM "Ledger"': "counts other rejected detections",
     'UPDATE "Ledger" SET id = (SELECT min("diaSourceId") FROM "DiaSource") + id - '
     '(SELECT min(id) FROM "Ledger")': "both rejected and alerted",
+    "UPDATE \"Outbox\" SET state = 'sending'": "nothing says from where on",
+    'INSERT INTO "Merged" SELECT "diaObjectId", "diaObjectId", 1 FROM "DiaObject"': (
+        "was merged into another and is still there"
+    ),
+    'INSERT INTO "Merged" VALUES (1, 2, 3)': "was merged into one that does not exist",
     'UPDATE "DiaForcedSource" SET "diaForcedSourceId" = 1': "forced source id 1 occurs twice",
     'UPDATE "DiaSource" SET "diaObjectId" = (SELECT min("diaObjectId") FROM "DiaObject")': (
         "got two sources from one visit-detector"

@@ -1,9 +1,10 @@
 """A processed night of the simulated survey ``tiny``, made once."""
 
+import shutil
 from pathlib import Path
 
 import pytest
-from support.processed import NIGHT, Ran, build_prepared, copy_repository, promptdia
+from support.processed import NIGHT, Ran, build_prepared, copy_repository, promptdia, stored_images
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +36,13 @@ def fresh(prepared: Path, tmp_path: Path) -> Path:
 def night(processed: Path, tmp_path: Path) -> Path:
     """A processed repository of one's own."""
     return copy_repository(processed, tmp_path / "night")
+
+
+@pytest.fixture
+def imaged(night: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Image products lie there and are taken as they are; nothing is in the database yet."""
+    for path in night.glob("apdb.sqlite*"):
+        path.unlink()
+    shutil.rmtree(night / "alerts")
+    monkeypatch.setattr("promptdia.pipeline.night.process_images", stored_images)
+    return night

@@ -143,9 +143,7 @@ def test_an_absent_extension_is_named(tmp_path: Path) -> None:
     assert "single.fits has no extension IM1" in _refusal(repository, path)
 
 
-def test_the_same_file_twice_is_the_same_repository(
-    repository: Repository, tmp_path: Path
-) -> None:
+def test_the_same_file_twice_is_the_same_repository(repository: Repository, tmp_path: Path) -> None:
     path = write_foreign(tmp_path / "a.fits", foreign_header())
     ingest(repository, [path])
     before = _tree(repository.root)
@@ -439,9 +437,7 @@ def test_what_a_calibrated_frame_lacks_is_one_sentence(
     assert message in _refusal(plain, path, "calexp")
 
 
-def test_a_bare_calibrated_frame_names_the_card_it_needs(
-    plain: Repository, tmp_path: Path
-) -> None:
+def test_a_bare_calibrated_frame_names_the_card_it_needs(plain: Repository, tmp_path: Path) -> None:
     path = tmp_path / "bare.fits"
     image = np.zeros((NY, NX), np.float32)
     fits.PrimaryHDU(image, header=calibrated_header()).writeto(path)
@@ -456,9 +452,7 @@ def test_planes_of_different_shape_are_refused(plain: Repository, tmp_path: Path
     path, _ = _calibrated(tmp_path / "c.fits")
     with fits.open(path, mode="update") as hdus:
         hdus["VARIANCE"].data = np.ones((NY, NX - 1), np.float32)
-    assert "c.fits: VARIANCE is (40, 47), detector 4 is (40, 48)" in _refusal(
-        plain, path, "calexp"
-    )
+    assert "c.fits: VARIANCE is (40, 47), detector 4 is (40, 48)" in _refusal(plain, path, "calexp")
 
 
 def test_what_the_repository_wrote_it_reads_back_the_same(
@@ -470,9 +464,7 @@ def test_what_the_repository_wrote_it_reads_back_the_same(
     copy = tmp_path / "copy.fits"
     shutil.copy(plain.calexp_path(2024030500007, 4), copy)
     ingest(plain, [copy], "calexp")
-    again = read_exposure(
-        plain.calexp_path(2024030500007, 4), plain.detector(4), ScienceExposure
-    )
+    again = read_exposure(plain.calexp_path(2024030500007, 4), plain.detector(4), ScienceExposure)
     assert_array_equal(first.image, again.image)
     assert_array_equal(first.mask, again.mask)
     assert first.visit == again.visit

@@ -34,7 +34,7 @@ def _master(repository: Repository, kind: str, mjd: float, value: float, band: s
 
 
 def test_a_folder_that_is_no_repository_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is not a promptdia repository.*promptdia init ROOT"):
+    with pytest.raises(ConfigError, match=r"is not a promptdia repository .*promptdia init ROOT"):
         Repository(tmp_path)
 
 

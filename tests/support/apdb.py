@@ -126,6 +126,12 @@ def die_before_the_commit(apdb: SqlApdb) -> None:
     apdb.commit(random_batch(20, seed=1))
 
 
+def die_as_sender(apdb: SqlApdb) -> None:
+    """Be killed as the one that sends."""
+    with apdb.sole_sender():
+        os._exit(9)
+
+
 def assert_same_rows(left: Catalog, right: Catalog) -> None:
     """Equal in every column, unknown equal to unknown."""
     assert left.dtype == right.dtype

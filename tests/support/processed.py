@@ -4,7 +4,10 @@ import io
 import json
 import os
 import shutil
-from contextlib import redirect_stderr, redirect_stdout
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -58,6 +61,20 @@ def promptdia(*arguments: object) -> Ran:
     return Ran(status, out.getvalue(), err.getvalue())
 
 
+@contextmanager
+def outside(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process of its own, killed when the block ends before it does."""
+    code = "import sys; from promptdia.pipeline.cli import main; sys.exit(main())"
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
 def build_prepared(root: Path) -> Path:
     """A repository of ``tiny`` with calibrations and templates, its night not yet processed."""
     assert (
@@ -102,7 +119,7 @@ def stored_images(root: Path, visit: int, detector: int) -> Outcome:
 
 
 def alerts_of(root: Path) -> list[dict[str, Any]]:
-    """All alerts of a repository in the order of visits and detectors, without times of processing."""
+    """All alerts of a repository by visit and detector, without times of processing."""
     paths = sorted((root / "alerts").glob("*/*.avro"))
     return [without_times(alert) for path in paths for alert in read_container(path)]
 
