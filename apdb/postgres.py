@@ -50,12 +50,15 @@ class Postgres:
     @contextmanager
     def sole_sender(self, engine: sa.Engine) -> Iterator[None]:
         key = {"space": _LOCK_SPACE, "key": _SENDER}
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as holder:
+        plain = engine.execution_options(isolation_level="AUTOCOMMIT", write=True)
+        with plain.connect() as holder:
             holder.execute(sa.text("SELECT pg_advisory_lock(:space, :key)"), key)
             try:
                 yield
-            finally:
+            except BaseException:
                 holder.invalidate()  # the lock goes with its connection, even a broken one
+                raise
+            holder.execute(sa.text("SELECT pg_advisory_unlock(:space, :key)"), key)
 
     def fetch(self, connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Sequence[Any]]:
         sql = literal_sql(connection, query)

@@ -170,17 +170,37 @@ def _alerts(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-
     c.add_argument("--topic", default="lsst-alerts", help="also under TOPIC-value")
 
 
-def _verb(verbs: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+def _verb(
+    verbs: argparse._SubParsersAction,  # type: ignore[type-arg]
+    name: str,
+    text: str,
+    of: str = "alerts",
+) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
-    verb.set_defaults(run=f"alerts_{name}")
+    verb.set_defaults(run=f"{of}_{name}")
     return verb
 
 
 def _looking(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
-    c = _rooted(commands, "apdb", "look after the database")
-    c.add_argument("verb", choices=("create", "check"))
+    top = _rooted(commands, "apdb", "look after the database")
+    verbs = top.add_subparsers(metavar="create|check|dedup|export", required=True)
+    for verb, text in (
+        ("create", "make the tables, unless they are there"),
+        ("check", "count rows and test what must always hold"),
+        ("dedup", "make one of objects closer than the association radius"),
+        ("export", "write objects and sources as HATS catalogues (Parquet by sky pixel)"),
+    ):
+        c = _verb(verbs, verb, text, of="apdb")
+        if verb == "export":
+            c.add_argument("destination", type=Path, metavar="DIR", help="a new folder")
     c = _rooted(commands, "explain", "where a source came from, or why it was not alerted")
-    c.add_argument("id", type=int, metavar="ID", help="diaSourceId, of an alert or a rejection")
+    what = c.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "id", type=int, nargs="?", metavar="ID", help="diaSourceId, of an alert or a rejection"
+    )
+    what.add_argument(
+        "--at", nargs=3, metavar=("RA", "DEC", "VISIT"), help="what happened at a place (degrees)"
+    )
     c = _rooted(commands, "report", "compare what was found with the simulated truth")
     _json(c)
 

@@ -343,14 +343,17 @@ def _broker(repository: Repository, args: Namespace, required: bool = False) -> 
 # ---- looking
 
 
-def apdb(args: Namespace) -> int:
-    """Look after the database."""
+def apdb_create(args: Namespace) -> int:
+    """Make the database's tables."""
     repository = Repository(args.root)
-    if args.verb == "create":
-        _database(repository, create=True)
-        print(f"created {repository.apdb_url}")
-        return OK
-    store = _database(repository)
+    _database(repository, create=True)
+    print(f"created {repository.apdb_url}")
+    return OK
+
+
+def apdb_check(args: Namespace) -> int:
+    """Count rows and test what must always hold."""
+    store = _store(args)
     broken = store.check()
     _counts(store.countings())
     for sentence in broken:
@@ -359,11 +362,61 @@ def apdb(args: Namespace) -> int:
     return FAILED if broken else OK
 
 
+def apdb_dedup(args: Namespace) -> int:
+    """Make one of objects that are one."""
+    from astropy.time import Time
+
+    from promptdia.pipeline.dedup import merge_duplicates
+    from promptdia.pipeline.factory import make_tasks
+
+    config = Repository(args.root).config
+    now = float(Time.now().tai.mjd)
+    radius = config.associate.radius_arcsec
+    done = merge_duplicates(_store(args), radius, make_tasks(config).summarize, now)
+    for merger in done.mergers:
+        print(
+            f"object {merger.gone} with {merger.n_sources} sources is part of {merger.kept} now, "
+            f'{merger.separation_arcsec:.2f}" away'
+        )
+    print(
+        f"{len(done.mergers)} objects merged, {done.n_forced_dropped} double forced sources "
+        f"dropped, {done.n_seen_apart} pairs seen side by side stay two"
+    )
+    return OK
+
+
+def apdb_export(args: Namespace) -> int:
+    """Objects and sources as HATS catalogues."""
+    from promptdia.pipeline.io.hats import MAX_ROWS, write_hats
+
+    written = write_hats(args.destination, _store(args).partitions(MAX_ROWS))
+    for name, n in written.items():
+        print(f"{n} rows in {args.destination / name}")
+    if not written:
+        print("the database is empty: nothing was written")
+    return OK
+
+
 def explain(args: Namespace) -> int:
-    """Where a source came from, or why it was not alerted."""
-    for sentence in _database(Repository(args.root)).explain(args.id).story:
+    """Where a source came from, or why it was not alerted; or what happened at a place."""
+    from promptdia.pipeline.place import explain_place
+
+    store = _store(args)
+    if args.at:
+        try:
+            ra, dec, visit_id = float(args.at[0]), float(args.at[1]), int(args.at[2])
+        except ValueError as error:
+            raise ConfigError(f"--at needs RA and DEC in degrees and a visit: {error}") from error
+        story = explain_place(Repository(args.root), store, ra, dec, visit_id)
+    else:
+        story = iter(store.explain(args.id).story)
+    for sentence in story:
         print(sentence)
     return OK
+
+
+def _store(args: Namespace) -> "SqlApdb":
+    return _database(Repository(args.root))
 
 
 def report(args: Namespace) -> int:

@@ -285,4 +285,5 @@ def _variance_from(translate: Translator, image: Image) -> Image:
     middle = np.median(good)
     sigma = 1.4826 * np.median(np.abs(good - middle))
     with np.errstate(invalid="ignore"):
-        return (sigma**2 + np.maximum(image - middle, 0) / gain).astype(np.float32)
+        variance: Image = (sigma**2 + np.maximum(image - middle, 0) / gain).astype(np.float32)
+    return variance

@@ -48,10 +48,11 @@ def main() -> int:
     """Run, print, and fail when anything was lost, doubled or broken."""
     arguments = _arguments()
     points = QUICK_POINTS if arguments.quick else arguments.points
+    settings: dict[str, Any] = QUICK if arguments.quick else {}
     with tempfile.TemporaryDirectory() as folder, open_broker(arguments.broker) as broker:
         result = run(
             Path(folder), broker, arguments.database, points, arguments.seed,
-            arguments.disturb, None if arguments.json else _say, **(QUICK if arguments.quick else {}),
+            arguments.disturb, None if arguments.json else _say, **settings,
         )  # fmt: skip
     if arguments.json:
         print(json.dumps(result))
@@ -157,6 +158,7 @@ def finish(night: Night, disturb: str, rng: np.random.Generator, seconds: float)
         ended = attempt(night, Steps())
         if ended != _TRY_LATER:
             break
+        time.sleep(0.5)
     if disturbed:
         disturbed.wait()
         attempt(night, Steps())

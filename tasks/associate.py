@@ -1,7 +1,7 @@
 """Tie the sources of a visit to the objects of the sky, and found new ones."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 from promptdia.apdb.schema.lsst import DIA_OBJECT, REJECTED
 from promptdia.apdb.schema.table import Column, TableSchema
 from promptdia.tasks.errors import TaskError
+from promptdia.tasks.match_likelihood import match_most_likely
 from promptdia.tasks.model.arrays import Bools, Catalog, Floats, Ints
 from promptdia.tasks.model.wcs import unit_vectors
 
@@ -29,6 +30,11 @@ _NO_SS_OBJECTS = SS_POSITION.empty()
 class AssociateConfig:
     radius_arcsec: float = 1.0
     """Greatest distance between a source and its object."""
+    method: Literal["closest", "likelihood"] = "closest"
+    """closest: the closest pair of all first. likelihood: the one-to-one assignment that is
+    likeliest as a whole, by the errors of both positions."""
+    error_floor_arcsec: float = 0.1
+    """Added in quadrature to each position's error by method likelihood."""
     ss_radius_arcsec: float = 1.0
     """Greatest distance between a source and a predicted Solar System object."""
     solar_system_first: bool = False
@@ -66,7 +72,7 @@ class Association(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AssociateSources:
-    """Closest first, one to one, over all pairs within the radius on the sphere."""
+    """One to one over all pairs within the radius on the sphere; closest first by default."""
 
     config: AssociateConfig
 
@@ -104,12 +110,27 @@ class AssociateSources:
 
     def _owners(self, sources: Catalog, objects: Catalog, ss_objects: Catalog) -> tuple[Ints, Ints]:
         """(n,) diaObjectId and (n,) ssObjectId of each source, 0 for none."""
-        static = (objects, objects["diaObjectId"], self.config.radius_arcsec)
-        moving = (ss_objects, ss_objects["ssObjectId"], self.config.ss_radius_arcsec)
-        turns = (moving, static) if self.config.solar_system_first else (static, moving)
-        first = _claim(sources, np.ones(sources.size, bool), *turns[0])
-        second = _claim(sources, first == 0, *turns[1])
-        return (second, first) if self.config.solar_system_first else (first, second)
+        everything = np.ones(sources.size, bool)
+        if self.config.solar_system_first:
+            moving = self._claim_moving(sources, everything, ss_objects)
+            return self._claim_static(sources, moving == 0, objects), moving
+        static = self._claim_static(sources, everything, objects)
+        return static, self._claim_moving(sources, static == 0, ss_objects)
+
+    def _claim_static(self, sources: Catalog, free: Bools, objects: Catalog) -> Ints:
+        radius, ids = self.config.radius_arcsec, objects["diaObjectId"]
+        if self.config.method == "closest":
+            return _claim(sources, free, objects, ids, radius)
+        candidates = np.flatnonzero(free)
+        floor = self.config.error_floor_arcsec
+        i, j = match_most_likely(sources[candidates], objects, radius, floor)
+        owners = np.zeros(sources.size, np.int64)
+        owners[candidates[i]] = ids[j]
+        return owners
+
+    def _claim_moving(self, sources: Catalog, free: Bools, ss_objects: Catalog) -> Ints:
+        ids = ss_objects["ssObjectId"]
+        return _claim(sources, free, ss_objects, ids, self.config.ss_radius_arcsec)
 
     def _refuse_founders(self, sources: Catalog, free: Bools) -> tuple[Bools, Catalog]:
         """Which free sources may not found an object, and their rows for the ledger."""

@@ -116,6 +116,14 @@ class CalibrateImage:
         """
         return _finished(self._measure(exposure), zero_point_calib(zero_point), {})
 
+    def adopt(self, science: ScienceExposure) -> Calibrated:
+        """The stars of a frame calibrated elsewhere; its WCS and scale count as true.
+
+        The remaining background is subtracted, and the PSF is fitted where the frame has none.
+        """
+        done = _finished(self._measure(science), PhotoCalib(1.0), {})
+        return done._replace(science=done.science.replace(photo_calib=science.photo_calib))
+
     def _measure(self, exposure: Exposure) -> "_Measured":
         """Everything that needs no catalogue."""
         config = self.config
@@ -134,8 +142,14 @@ class CalibrateImage:
             sources = detect.run(state.exposure, fwhm)
         state = state._replace(sources=sources)
         with _step("PSF", state):
-            fit = FitPsf(config.psf).run(state.exposure, sources)
+            fit = self._psf(state.exposure, sources)
         return _with_psf(state, fit, fwhm, config.flux_radius_fwhm)
+
+    def _psf(self, exposure: Exposure, sources: Catalog) -> PsfFit:
+        """The PSF that the exposure came with, else one fitted on its stars."""
+        if exposure.psf is not None:
+            return PsfFit(exposure.psf, np.zeros(sources.size, bool), {})
+        return FitPsf(self.config.psf).run(exposure, sources)
 
 
 def reference_catalog(calibrated: Calibrated) -> Catalog:

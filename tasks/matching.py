@@ -173,20 +173,36 @@ def _hypotheses(a: Floats, b: Floats, shape: tuple[int, int], search: Search) ->
 
 def _votes(a: Floats, b: Floats, shape: tuple[int, int], search: Search) -> Floats:
     min_length = 0.15 * float(np.hypot(*shape))
-    ax, ay, bx, by = (np.ascontiguousarray(v) for v in (a[:, 0], a[:, 1], b[:, 0], b[:, 1]))
-    bounds = (
-        min_length,
-        float(np.log1p(search.max_scale_error)),
-        float(np.deg2rad(search.max_rotation_deg)) + 2.0 * search.radius_px / min_length,
-        search.max_shift_px,
-    )
+    max_log_scale = float(np.log1p(search.max_scale_error))
+    max_rotation = np.deg2rad(search.max_rotation_deg) + 2.0 * search.radius_px / min_length
+    one_way, both_ways = star_pairs(a, min_length), star_pairs(b, min_length)
+    turned = both_ways.copy()
+    turned[:, 1] += np.where(turned[:, 1] > 0, -np.pi, np.pi)
+    both_ways = np.concatenate([both_ways, turned])
+    both_ways = both_ways[np.argsort(both_ways[:, 0], kind="stable")]
+    start = np.searchsorted(both_ways[:, 0], one_way[:, 0] - max_log_scale)
+    bounds = max_log_scale, float(max_rotation), search.max_shift_px
     room = 200_000
     while True:
         votes = np.empty((room, 4))
-        found = pair_votes(ax, ay, bx, by, *bounds, votes)
+        found = pair_votes(one_way, both_ways, start, *bounds, votes)
         if found <= room or room >= MAX_VOTES:
             return votes[: min(found, room)]
         room = min(found, MAX_VOTES)
+
+
+def star_pairs(xy: Floats, min_length: float) -> Floats:
+    """(n, 4) log length, angle and middle of all pairs of stars at least so far apart.
+
+    Pairs of stars that come first in the list come first.
+    """
+    j, i = np.tril_indices(len(xy), -1)
+    step, middle = xy[j] - xy[i], (xy[j] + xy[i]) / 2
+    length = np.hypot(*step.T)
+    angle = np.arctan2(step[:, 1], step[:, 0])
+    with np.errstate(divide="ignore"):
+        pairs = np.column_stack([np.log(length), angle, middle])
+    return np.ascontiguousarray(pairs[length >= min_length])
 
 
 def _grown(

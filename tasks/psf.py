@@ -11,6 +11,7 @@ from promptdia.tasks.model.exposure import Exposure
 from promptdia.tasks.model.psf import (
     FWHM_PER_SIGMA,
     PolynomialPsf,
+    Psf,
     effective_area,
     gaussian_stamp,
 )
@@ -48,7 +49,7 @@ class PsfConfig:
 class PsfFit(NamedTuple):
     """The PSF, the sources it was fitted on, and how good it is."""
 
-    psf: PolynomialPsf
+    psf: Psf
     used: Bools
     """(n_sources,)."""
     quality: dict[str, float]

@@ -80,13 +80,14 @@ class StarModel:
         return np.where(self.stamps.good, self.stamps.data - self.star - self.other, 0.0)
 
     def variance(self, model_error: float) -> Floats:
-        """Of a pixel: the sky's, the modelled light's (electrons) and the model's own error.
+        """Of a pixel: the sky's, the modelled light's and the model's own error.
 
         From the model, not from the pixels: weights that follow the noise bias the fit.
         """
         light = np.maximum(self.star + self.other, 0.0)
         sky = self.stamps.sky_variance[:, None, None]
-        total: Floats = sky + light + (model_error * light) ** 2
+        poisson = self.stamps.light_variance[:, None, None] * light
+        total: Floats = sky + poisson + (model_error * light) ** 2
         return total
 
     def chi2(self, model_error: float) -> Floats:

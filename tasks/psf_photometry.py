@@ -12,6 +12,9 @@ from promptdia.tasks.parallel import over_strips
 POSITIONS_PER_BATCH = 512
 """How many stamps are held in memory at once by each thread."""
 
+OFF_IMAGE = -1e6
+"""Stands for a coordinate that is nan or inf."""
+
 
 class PsfFlux(NamedTuple):
     """Fluxes in the image's unit, one per position."""
@@ -54,17 +57,19 @@ def psf_flux(
             f"image {pixels.shape}, variance {noise.shape} and mask {bad.shape} differ in shape"
         )
     x, y = (np.ascontiguousarray(np.atleast_1d(v), float) for v in (x, y))
+    lost = ~(np.isfinite(x) & np.isfinite(y))
+    x, y = np.where(lost, OFF_IMAGE, x), np.where(lost, OFF_IMAGE, y)
     radius = np.inf if radius_px is None else float(radius_px)
     result = np.empty((x.size, 5))
 
     def work(first: int, end: int) -> None:
-        part = slice(first, end)
-        stamps = np.ascontiguousarray(psf.stamps(x[part], y[part]), float)
-        fit_fluxes(pixels, noise, bad, stamps, x[part], y[part], radius, weighted, result[part])
+        px, py = x[first:end], y[first:end]
+        stamps = shift_stamps(psf.stamps(px, py), px - np.rint(px), py - np.rint(py))
+        fit_fluxes(pixels, noise, bad, stamps, px, py, radius, weighted, result[first:end])
 
     if x.size:
         over_strips(work, x.size, POSITIONS_PER_BATCH)
-    flux, flux_err, chi2 = result[:, 0].copy(), result[:, 1].copy(), result[:, 2].copy()
+    flux, flux_err, chi2 = (result[:, k].copy() for k in range(3))
     return PsfFlux(
         flux, flux_err, chi2, result[:, 3].astype(np.int64), result[:, 4].astype(np.int64)
     )

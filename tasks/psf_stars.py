@@ -26,6 +26,8 @@ class StarStamps:
     """(n, size, size)."""
     sky_variance: Floats
     """(n,) of a pixel beside the star."""
+    light_variance: Floats
+    """(n,) variance that a unit of light adds: 1 in electrons, 0 if the plane holds sky only."""
     good: Bools
     """(n, size, size) False where a pixel must not be used."""
     x: Floats
@@ -81,7 +83,8 @@ def cut_stamps(exposure: Exposure, sources: Catalog, rows: Ints, size: int) -> S
     rim = np.ones((size, size), bool)
     rim[2:-2, 2:-2] = False
     sky = _nanmedian(noise[:, rim], fallback=noise.reshape(rows.size, -1))
-    return StarStamps(np.asarray(rows), data, sky, good, cx.astype(float), cy.astype(float))
+    light = _light_variance(data, noise - sky[:, None, None], good)
+    return StarStamps(np.asarray(rows), data, sky, light, good, cx.astype(float), cy.astype(float))
 
 
 def neighbours(stamps: StarStamps, sources: Catalog, size: int) -> tuple[Ints, Floats, Floats]:
@@ -157,6 +160,15 @@ def _brightest_per_cell(
     rank = np.empty(rows.size, int)
     rank[order] = np.arange(rows.size) - starts[cell[order]]
     return rows[np.lexsort((-snr[rows], rank))[:limit]]
+
+
+def _light_variance(data: Floats, excess: Floats, good: Bools) -> Floats:
+    """(n,) the same for all stars: noise above the sky's over light, median of the stars."""
+    light = data.sum(axis=(1, 2))
+    noise = np.where(good, excess, 0.0).sum(axis=(1, 2))
+    ratio = noise[light > 0] / light[light > 0]
+    slope = max(float(np.median(ratio)), 0.0) if ratio.size else 0.0
+    return np.full(len(data), slope)
 
 
 def _nanmedian(values: Floats, fallback: Floats) -> Floats:

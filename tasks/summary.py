@@ -61,8 +61,10 @@ def psf_numbers(psf: Psf, shape: tuple[int, int], fwhm: float) -> dict[str, floa
 
 
 def star_numbers(sources: Catalog, used: Bools, shape: tuple[int, int]) -> dict[str, float]:
-    """starEMedian, starUnNormalizedEMedian and maxDistToNearestPsf (pixels)."""
+    """starEMedian, starUnNormalizedEMedian and maxDistToNearestPsf (pixels); none without stars."""
     stars = sources[used]
+    if not stars.size:
+        return {}
     xx, yy, xy = (stars[name].astype(float) for name in ("ixx", "iyy", "ixy"))
     bare = np.hypot(xx - yy, 2 * xy)
     ny, nx = shape

@@ -180,7 +180,7 @@ def read_exposure(path: Path, detector: Detector, role: type[E]) -> E:
 
 def read_mask(hdu: Any) -> Mask:
     """A mask plane in our bits, translated from the MP_* cards of its header."""
-    data = _native(hdu.data, np.int32)
+    data: Mask = _native(hdu.data, np.int32)
     named = {k[3:]: int(v) for k, v in hdu.header.items() if k.startswith("MP_")}
     own = {plane.name: plane.value for plane in MaskPlane}
     if not named or all(own.get(name) == 1 << bit for name, bit in named.items()):
@@ -312,5 +312,5 @@ def _clean(header: fits.Header) -> fits.Header:
     return kept
 
 
-def _native(data: Any, dtype: type) -> Any:
+def _native(data: Any, dtype: Any) -> Any:
     return np.ascontiguousarray(data, dtype=dtype)

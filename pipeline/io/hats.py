@@ -25,6 +25,8 @@ from promptdia.pipeline.errors import ConfigError
 from promptdia.pipeline.io.files import whole_file, write_text
 from promptdia.tasks.model.arrays import Catalog, Floats, Ints
 
+MAX_ROWS = 100_000
+"""Of one file, unless its pixel cannot be split any more."""
 _ORDER = 29
 _INDEX = f"_healpix_{_ORDER}"
 _CATALOGUES = {

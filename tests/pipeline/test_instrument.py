@@ -57,7 +57,7 @@ def test_a_wrong_key_or_value_is_named_by_its_path(
 
 
 def test_an_unknown_camera_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no instrument named nosuch; known are .*lux2713"):
+    with pytest.raises(ConfigError, match=r"no instrument named nosuch; known are .*lux2713"):
         load_instrument("nosuch")
 
 

@@ -9,6 +9,7 @@ from support.data import data_dir
 from promptdia.tasks.astrometry import AstrometryConfig, SolveAstrometry, positions_at
 from promptdia.tasks.errors import TaskError
 from promptdia.tasks.kernels.star_pairs import pair_votes
+from promptdia.tasks.matching import star_pairs
 from promptdia.tasks.model.arrays import Catalog, Floats
 from promptdia.tasks.model.catalogs import REFERENCE, SOURCE
 from promptdia.tasks.model.photo_calib import mag_to_njy
@@ -141,26 +142,30 @@ def test_proper_motions_are_applied_and_missing_ones_are_none() -> None:
 def test_pair_votes_agree_with_a_plain_search() -> None:
     rng = np.random.default_rng(5)
     a, b = rng.uniform(-100, 100, (2, 8, 2))
-    bounds = (30.0, 0.1, 0.2, 80.0)
+    max_log_scale, max_rotation, max_shift = 0.1, 0.2, 80.0
+    one, other = star_pairs(a, 30.0), star_pairs(b, 30.0)
+    other = other[np.argsort(other[:, 0])]
+    start = np.searchsorted(other[:, 0], one[:, 0] - max_log_scale)
     votes = np.empty((1000, 4))
-    n = pair_votes(*(np.ascontiguousarray(v) for v in (*a.T, *b.T)), *bounds, votes)
+    n = pair_votes(one, other, start, max_log_scale, max_rotation, max_shift, votes)
     za, zb = a @ [1, 1j], b @ [1, 1j]
     expected = []
-    for i in range(8):
-        for j in range(i + 1, 8):
-            for k in range(8):
-                for m in range(8):
-                    if k == m or min(abs(za[j] - za[i]), abs(zb[m] - zb[k])) < bounds[0]:
+    for j in range(8):
+        for i in range(j):
+            for m in range(8):
+                for k in range(m):
+                    if min(abs(za[j] - za[i]), abs(zb[m] - zb[k])) < 30.0:
                         continue
                     factor = (zb[m] - zb[k]) / (za[j] - za[i])
                     shift = (zb[k] + zb[m]) / 2 - factor * (za[i] + za[j]) / 2
                     vote = (np.log(abs(factor)), np.angle(factor), shift.real, shift.imag)
-                    near = abs(vote[0]) <= bounds[1] and abs(vote[1]) <= bounds[2]
-                    if near and abs(shift) <= bounds[3]:
+                    near = abs(vote[0]) <= max_log_scale and abs(vote[1]) <= max_rotation
+                    if near and abs(shift) <= max_shift:
                         expected.append(vote)
     assert n == len(expected) > 0
     assert_allclose(sorted(map(tuple, votes[:n])), sorted(expected), atol=1e-9)
-    assert pair_votes(*(np.ascontiguousarray(v) for v in (*a.T, *b.T)), *bounds, votes[:1]) == n
+    none_kept = np.empty((0, 4))
+    assert n == pair_votes(one, other, start, max_log_scale, max_rotation, max_shift, none_kept)
 
 
 def test_the_order_follows_the_distortion_and_outliers_are_dropped() -> None:

@@ -123,3 +123,18 @@ def test_a_placed_stamp_moves_by_whole_and_part_pixels() -> None:
     expected = np.exp(-0.5 * ((x - 4.25) ** 2 + (y + 3.5) ** 2) / 1.5**2)
     assert_allclose(moved, expected / (2 * np.pi * 1.5**2), atol=5e-4)
     assert not placed(stamp[None], np.array([40.0]), np.array([0.0])).any()
+
+
+def test_the_unit_of_the_image_does_not_matter() -> None:
+    field = star_field(seed=9, shape=(512, 512), n_stars=60, min_distance=20, bright_mag=15.5)
+    detect = DetectSources(SourceConfig())
+    results = []
+    for scale in (1.0, 0.01):
+        image, variance = field.exposure.image * scale, field.exposure.variance * scale**2
+        exposure = field.exposure.replace(
+            image=image.astype(np.float32), variance=variance.astype(np.float32)
+        )
+        results.append(FitPsf(PsfConfig()).run(exposure, detect.run(exposure, 4.0)))
+    first, second = results
+    assert np.array_equal(first.used, second.used)
+    assert_allclose(first.psf.coefficients, second.psf.coefficients, atol=2e-5)
