@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from promptdia.apdb.backends import BUSY_SECONDS, literal_sql, on_conflict
 from promptdia.apdb.errors import ApdbError, PromptdiaError, TransientError
 
-_SENDER = -2
-"""The lock of the process that sends; those of the sky are not negative."""
 _LOCK_SPACE = 0x50_44_49_41  # "PDIA": advisory locks are shared with the database's other users
+_SENDERS = _LOCK_SPACE + 1
+"""Locks of the processes that send."""
 
 
 class Postgres:
@@ -49,16 +49,20 @@ class Postgres:
 
     @contextmanager
     def sole_sender(self, engine: sa.Engine) -> Iterator[None]:
-        key = {"space": _LOCK_SPACE, "key": _SENDER}
+        # databases in other schemas of the same server send for themselves
+        lock, unlock = (
+            sa.text(f"SELECT {call}({_SENDERS}, hashtext(current_schema()))")
+            for call in ("pg_advisory_lock", "pg_advisory_unlock")
+        )
         plain = engine.execution_options(isolation_level="AUTOCOMMIT", write=True)
         with plain.connect() as holder:
-            holder.execute(sa.text("SELECT pg_advisory_lock(:space, :key)"), key)
+            holder.execute(lock)
             try:
                 yield
             except BaseException:
                 holder.invalidate()  # the lock goes with its connection, even a broken one
                 raise
-            holder.execute(sa.text("SELECT pg_advisory_unlock(:space, :key)"), key)
+            holder.execute(unlock)
 
     def fetch(self, connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Sequence[Any]]:
         sql = literal_sql(connection, query)

@@ -153,9 +153,8 @@ def main() -> None:
         )
         return
     for row in checks:
-        print(
-            f"{row['name']:<36} {row['value']:>10}  {row['needed']:<14} {'ok' if row['ok'] else 'MISSED'}"
-        )
+        verdict = "ok" if row["ok"] else "MISSED"
+        print(f"{row['name']:<36} {row['value']:>10}  {row['needed']:<14} {verdict}")
     for row in rows[1:]:
         print(f"{row['what']:<36} {row['seconds']:>10.2f} s")
 
