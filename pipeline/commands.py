@@ -159,7 +159,7 @@ def _process(
     store = _database(repository, create=True)
     sender = AlertSender(settings.url, settings.topic, settings) if settings.url else None
     unsent = _reach(sender)
-    workers = min(args.workers or len(jobs), len(jobs)) if len(jobs) == 1 else args.workers
+    workers = 1 if args.workers is None and len(jobs) == 1 else args.workers
     outcomes = []
     with (
         open_executor(workers, getattr(args, "scheduler", None)) as executor,

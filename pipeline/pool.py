@@ -42,7 +42,7 @@ def open_executor(workers: int | None = None, scheduler: str | None = None) -> I
     if scheduler:
         yield from _dask(scheduler)
         return
-    n = workers or cores()
+    n = cores() if workers is None else workers
     if n < 1:
         raise ConfigError(f"number of workers is {n}, must be at least 1")
     if n == 1:

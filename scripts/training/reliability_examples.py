@@ -22,8 +22,22 @@ from promptdia.tasks.model.exposure import DifferenceExposure, ScienceExposure, 
 from promptdia.tasks.model.wcs import FitsWcs, local_cd
 from promptdia.tasks.reliability_features import reliability_features
 
-RULE = "reliability"
+SCORED = ("reliability",)
 """The rule of rejected detections that had been scored."""
+SOFT = (
+    "bad_fraction",
+    "centroid",
+    "cosmic_ray_center",
+    "dipole",
+    "glint",
+    "high_variance_center",
+    "near_bright_star",
+    "science_snr",
+    "sharper_than_psf",
+)
+"""Rules of the filter whose rejections serve as examples too: artefacts are few after them."""
+FEWEST_FIELDS = 15
+"""With fewer repositories the sets are told apart by visit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +110,11 @@ def _of_detector(
 
     sources = read_catalog(product("dia_sources.parquet"), DIA_SOURCE)
     rejected = read_catalog(product("rejected.parquet"), REJECTED)
-    scored = DIA_SOURCE.empty(int((rejected["rule"] == RULE).sum()))
+    also = np.isin(rejected["rule"], SCORED + SOFT) & np.isfinite(rejected["snr"])
+    more = DIA_SOURCE.empty(int(also.sum()))
     for name in DIA_SOURCE.dtype.names or ():
-        scored[name] = rejected[name][rejected["rule"] == RULE]
-    sources = np.concatenate([sources, scored])
+        more[name] = rejected[name][also]
+    sources = np.concatenate([sources, more])
     difference = read_exposure(product("difference.fits"), detector, DifferenceExposure)
     science = read_exposure(product("calexp.fits"), detector, ScienceExposure)
     template = read_exposure(product("template.fits"), detector, TemplateExposure)
@@ -157,10 +172,11 @@ def _distance_px(sources: Catalog, epoch: Catalog, wcs: FitsWcs) -> NDArray[np.f
 def split_unit(group: NDArray[np.str_]) -> tuple[str, NDArray[np.str_]]:
     """What is never divided between sets, and its name in each row.
 
-    The repository, that is the field on the sky; the visit when there are under five of them.
+    The repository, that is the field on the sky; the visit when there are under FEWEST_FIELDS
+    of them.
     """
     roots = np.char.partition(group, "/")[:, 0]
-    return ("repository", roots) if len(np.unique(roots)) >= 5 else ("visit", group)
+    return ("repository", roots) if len(np.unique(roots)) >= FEWEST_FIELDS else ("visit", group)
 
 
 def splits(group: NDArray[np.str_], seed: int) -> tuple[NDArray[np.int64], ...]:

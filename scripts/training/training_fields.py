@@ -1,7 +1,7 @@
 """Simulate and process the fields that the reliability model is trained on.
 
-Eight small surveys that differ in what makes artefacts and in what hides real changes:
-seeing, star and galaxy density, sky, cosmic rays, number of template visits, satellites.
+Five small surveys that differ in what makes artefacts and in what hides real changes:
+seeing, star and galaxy density, cosmic rays, number of template visits, satellites.
 Each becomes a repository with truth, processed with scores switched off.
 """
 
@@ -47,9 +47,6 @@ def surveys() -> list[Survey]:
         (replace(common, population=crowded), 4, (0.75, 1.00), (0.75, 1.30)),
         (replace(common, population=bright), 4, (0.75, 1.00), (0.75, 1.20)),
         (replace(common, cosmic_rays=1.0), 2, (0.75, 1.10), (0.65, 1.20)),
-        (replace(common, moonlight_mag=2.0), 5, (0.75, 1.10), (0.80, 1.60)),
-        (replace(common, rotation_deg=20.0, pointing_error_arcsec=8.0), 3, (0.7, 1.1), (0.7, 1.3)),
-        (replace(common, population=crowded, cosmic_rays=0.6), 3, (0.80, 1.20), (0.65, 1.40)),
     ]
     return [
         replace(

@@ -18,7 +18,7 @@ from support.apdb import (
     observe,
     random_batch,
 )
-from support.databases import run_on_server, with_option
+from support.databases import BACKENDS, fresh_database, run_on_server, with_option
 
 from promptdia.apdb.errors import ApdbError, TransientError
 from promptdia.apdb.sql import SqlApdb
@@ -106,6 +106,16 @@ def test_one_process_sends_at_a_time_and_its_end_lets_the_next_in(apdb: SqlApdb,
     assert child.exitcode == 9
     with apdb.sole_sender():
         pass
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_another_database_sends_for_itself(apdb: SqlApdb, backend: str, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with fresh_database(backend, tmp_path / "other") as url:
+        other = SqlApdb.create(url)
+        with apdb.sole_sender(), other.sole_sender():
+            pass
+        other.close()
 
 
 @pytest.mark.parametrize("backend", ["oracle://host/db", "nonsense"])
