@@ -2,6 +2,10 @@
 
 import os
 
-# As the command line runs it: the last bits of a fit depend on the number of threads in the
-# linear algebra, which reads this when numpy is first imported.
+# One thread for the linear algebra, as the command line has it: the last bits of a fit depend
+# on their number. Libraries read the variable when they are loaded; some are loaded already.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+from threadpoolctl import threadpool_limits
+
+threadpool_limits(1, "blas")

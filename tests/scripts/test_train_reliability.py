@@ -57,7 +57,7 @@ def test_the_trained_forest_tells_real_from_bogus_on_fields_it_never_saw(
     assert (score[scene.real] > 0.5).mean() > 0.9
     assert (score[~scene.real] < 0.5).mean() > 0.8
     assert card["checksum"] == again.checksum()
-    assert card["split_by"] == "repository"
+    assert card["split_by"] == "visit"
     assert card["test"]["auc"] > 0.9
     assert set(card["test"]["by_sign"]) == {"positive", "negative"}
     assert sum(card["n"].values()) == len(examples.real)
@@ -112,3 +112,9 @@ def test_completeness_at_purity_and_calibration_error_by_hand() -> None:
     assert completeness_at_purity(real, score, 0.95) == pytest.approx(2 / 3)
     assert completeness_at_purity(real, score, 0.70) == pytest.approx(1.0)
     assert calibration_error(np.array([True, False]), np.array([0.8, 0.8])) == pytest.approx(0.3)
+
+
+def test_with_many_fields_no_field_is_in_two_sets() -> None:
+    group = np.array([f"field{i}/{visit}" for i in range(15) for visit in (1, 2)])
+    parts = [{name.split("/")[0] for name in group[part]} for part in splits(group, 1)]
+    assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
