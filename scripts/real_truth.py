@@ -18,9 +18,9 @@ from promptdia.tasks.model.arrays import Floats
 
 MATCH_PX = 3.0
 """An alert this near the known position is the known source."""
-TABLE_ERROR = 0.15
-"""A change smaller than this part of the event's light in the template is within what the
-table's own photometry is good for (5 to 10 % of the light at either end): not usable."""
+TABLE_ERROR = 0.2
+"""A change smaller than this part of the event's light in the template is within twice what the
+table's own photometry is good for (5 to 10 %, worse in bad seeing): not usable."""
 GOOD_SEEING_PX = 7.0
 """The light curve is compared where the header's FWHM is less."""
 

@@ -280,12 +280,13 @@ def test_a_database_that_cannot_be_made_ends_the_command(imaged: Path) -> None:
     assert "cannot be opened" in ran.complaint
 
 
-def test_a_database_that_cannot_be_written_ends_the_command(night: Path) -> None:
-    url = f"sqlite:///file:{night / 'apdb.sqlite'}?mode=ro&uri=true"
-    change_settings(night, apdb=url)
-    ran = promptdia("night", night, NIGHT, "--workers", 1)
-    assert ran.status == 2
+def test_a_database_that_cannot_be_written_ends_the_command(imaged: Path) -> None:
+    assert promptdia("apdb", imaged, "create").status == 0
+    change_settings(imaged, apdb=f"sqlite:///file:{imaged / 'apdb.sqlite'}?mode=ro&uri=true")
+    ran = promptdia("visit", imaged, VISIT, "--workers", 1, "--json")
+    assert (ran.status, ran.out) == (1, "")
     assert "is read-only" in ran.complaint
+    assert not (imaged / "alerts").exists()
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://localhost/apdb"])
@@ -399,20 +400,20 @@ def test_an_unknown_pipeline_key_of_a_camera_is_named(fresh: Path) -> None:
 # ---- arguments
 
 
-def test_what_does_not_exist_is_named(prepared: Path, tmp_path: Path) -> None:
+def test_what_does_not_exist_is_named(fresh: Path, tmp_path: Path) -> None:
     for arguments, sentence in (
-        (("visit", prepared, 12), f"{prepared} has no visit 12; ingest its frames first"),
-        (("night", prepared, 20200101), "has no visit of night 20200101; nights: 20260930, 2026"),
-        (("visit", prepared, VISIT, "--detector", 9), "has no detector 9; it has 0, 1"),
+        (("visit", fresh, 12), f"{fresh} has no visit 12; ingest its frames first"),
+        (("night", fresh, 20200101), "has no visit of night 20200101; nights: 20260930, 2026"),
+        (("visit", fresh, VISIT, "--detector", 9), "has no detector 9; it has 0, 1"),
         (("visit", tmp_path, VISIT), "is not a promptdia repository"),
         (("init", tmp_path / "r", "--instrument", "hal"), "no instrument named hal; known are lux"),
-        (("ingest", prepared, tmp_path / "gone.fits"), "gone.fits does not exist"),
-        (("template", prepared, "--visit", 12), "has no visit 12"),
-        (("template", prepared, "--band", "z"), "no visit in band z"),
-        (("night", prepared, NIGHT, "--workers", -1), "number of workers is -1, must be at least"),
-        (("alerts", prepared, "show", 12), "12"),
-        (("alerts", prepared, "send"), "name a broker with --broker"),
-        (("simulate", prepared, "--survey", "tiny"), "is already a promptdia repository"),
+        (("ingest", fresh, tmp_path / "gone.fits"), "gone.fits does not exist"),
+        (("template", fresh, "--visit", 12), "has no visit 12"),
+        (("template", fresh, "--band", "z"), "no visit in band z"),
+        (("night", fresh, NIGHT, "--workers", -1), "number of workers is -1, must be at least"),
+        (("alerts", fresh, "show", 12), "12"),
+        (("alerts", fresh, "send"), "name a broker with --broker"),
+        (("simulate", fresh, "--survey", "tiny"), "is already a promptdia repository"),
     ):
         ran = promptdia(*arguments)
         assert ran.status == 2, (arguments, ran)

@@ -219,7 +219,7 @@ def test_a_dask_cluster_gives_the_same_alerts(fresh: Path, processed: Path) -> N
     assert alerts_of(fresh) == alerts_of(processed)
 
 
-def test_a_scheduler_that_does_not_answer_is_told(prepared: Path) -> None:
-    ran = promptdia("night", prepared, NIGHT, "--scheduler", "tcp://127.0.0.1:1", "--json")
+def test_a_scheduler_that_does_not_answer_is_told(fresh: Path) -> None:
+    ran = promptdia("night", fresh, NIGHT, "--scheduler", "tcp://127.0.0.1:1", "--json")
     assert ran.status == 1
     assert "no Dask scheduler answers at tcp://127.0.0.1:1" in ran.complaint
