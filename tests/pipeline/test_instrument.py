@@ -14,7 +14,8 @@ detectors:
     size: [100, 80]
     pixel_scale: 0.5
     amplifiers:
-      - {data: [0, 100, 0, 80], target: [0, 100, 0, 80], gain: 1.5, read_noise: 5.0, saturation: 6e4}
+      - {data: [0, 100, 0, 80], target: [0, 100, 0, 80],
+         gain: 1.5, read_noise: 5.0, saturation: 60000}
 """
 
 
