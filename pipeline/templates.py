@@ -12,7 +12,6 @@ from promptdia.pipeline.repository import Repository
 from promptdia.pipeline.worker import calibrate_frame
 from promptdia.tasks.model.exposure import ScienceExposure
 from promptdia.tasks.model.visit import Visit
-from promptdia.tasks.tiling import Patch
 from promptdia.tasks.warp import warp
 
 
@@ -79,20 +78,22 @@ def store_template(repository: Repository, image: ScienceExposure) -> list[Path]
 
 def _by_patch(
     repository: Repository, inputs: list[tuple[Visit, int]]
-) -> Iterator[tuple[str, Patch, list[tuple[int, int]]]]:
+) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
     members: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    patches: dict[int, Patch] = {}
     for visit, number in inputs:
         science = _calexp(repository, visit.id, number)
         for patch in repository.tiling.patches_of(science.wcs, science.shape):
-            patches[patch.id] = patch
             members.setdefault((visit.band, patch.id), []).append((visit.id, number))
     for band, patch_id in sorted(members):
-        yield band, patches[patch_id], members[band, patch_id]
+        yield band, patch_id, members[band, patch_id]
 
 
-def _build_patch(root: Path, band: str, patch: Patch, members: list[tuple[int, int]]) -> BuiltPatch:
+def _build_patch(
+    root: Path, band: str, patch_id: int, members: list[tuple[int, int]]
+) -> BuiltPatch:
     repository = Repository(root)
+    # by its id: a WCS loses its last digits on the way to another process
+    patch = repository.tiling.patch(patch_id)
     warps = [warp(_calexp(repository, v, d), patch.wcs, patch.shape) for v, d in members]
     template = make_tasks(repository.config).coadd.run(warps, patch)
     repository.write_template(band, patch.id, template)

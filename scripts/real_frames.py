@@ -51,7 +51,7 @@ class Campaign:
 
 
 CAMPAIGNS = {
-    # Three templates in an hour: the asteroid stands in another place in each, and is clipped.
+    # Four templates in an hour: the asteroid stands in another place in each, and is clipped.
     "lux2713": Campaign(
         instrument="lux2713",
         folder="lux2713_n1",

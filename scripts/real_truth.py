@@ -21,6 +21,8 @@ MATCH_PX = 3.0
 TABLE_ERROR = 0.2
 """A change smaller than this part of the event's light in the template is within twice what the
 table's own photometry is good for (5 to 10 %, worse in bad seeing): not usable."""
+SAME_DAYS = 0.1
+"""Points less than this apart should agree."""
 GOOD_SEEING_PX = 7.0
 """The light curve is compared where the header's FWHM is less."""
 
@@ -145,6 +147,7 @@ def _light_curve_numbers(frames: Sequence[Frame]) -> dict[str, Any]:
     used, table, ours, unit = light_curve(frames)
     off = np.abs(ours / unit / table - 1)[[f.seeing_px < GOOD_SEEING_PX for f in used]]
     objects = {f.alert["diaSource"]["diaObjectId"] for f in frames if f.alert}
+    time = np.array([f.alert["diaSource"]["midpointMjdTai"] for f in used if f.alert], float)
     return {
         "dia_objects": len(objects),
         "njy_per_table_unit": unit,
@@ -152,7 +155,21 @@ def _light_curve_numbers(frames: Sequence[Frame]) -> dict[str, Any]:
         "light_curve_within_15_percent": int((off <= 0.15).sum()),
         "light_curve_deviation_median": float(np.median(off)) if len(off) else None,
         "light_curve_deviation_max": float(off.max()) if len(off) else None,
+        "scatter_within_hours": _scatter_within_hours(time, ours),
+        "scatter_within_hours_of_the_table": _scatter_within_hours(time, table),
     }
+
+
+def _scatter_within_hours(time: Floats, flux: Floats) -> float | None:
+    """Rms relative difference of neighbours in time less than SAME_DAYS apart, over root two.
+
+    The event changes by a few percent in that time: this tells whose points are to be trusted.
+    """
+    pairs = np.flatnonzero(np.diff(time) < SAME_DAYS)
+    if pairs.size == 0:
+        return None
+    step = 2 * (flux[pairs + 1] - flux[pairs]) / (flux[pairs + 1] + flux[pairs])
+    return float(np.sqrt(np.mean(step**2) / 2))
 
 
 def print_comparison(frames: Sequence[Frame], numbers: dict[str, Any], truth: Truth) -> None:

@@ -1,13 +1,11 @@
 """Run again, interrupted, in another order, by more workers: the same alerts, each sent once."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from support.processed import (
     DETECTORS,
     JOBS,
@@ -17,6 +15,7 @@ from support.processed import (
     leftovers,
     outside,
     promptdia,
+    rows,
     without_times,
 )
 
@@ -51,18 +50,6 @@ def ids(root: Path) -> list[int]:
     return sorted(alert["diaSourceId"] for alert in alerts_of(root))
 
 
-def rows(root: Path) -> dict[str, list[dict[str, object]]]:
-    """All that the database holds, times of processing apart."""
-    engine = sa.create_engine(Repository(root).apdb_url)
-    content = {}
-    with engine.connect() as connection:
-        for name in ("DiaSource", "DiaObject", "DiaForcedSource", "Ledger", "VisitDetector"):
-            found = connection.exec_driver_sql(f'SELECT * FROM "{name}" ORDER BY 1, 2').mappings()
-            content[name] = [without_times(dict(row)) for row in found]
-    engine.dispose()
-    return content
-
-
 def summary(root: Path, visit: int, detector: int) -> list[object]:
     """What summary.json counts."""
     found = Repository(root).summary(visit, detector) or {}
@@ -89,15 +76,6 @@ def test_what_is_sent_is_what_is_kept(imaged: Path, broker: EmbeddedBroker) -> N
     assert promptdia(*command).status == 0
     sent = [without_times(decode(m.value)) for m in read_topic(broker.url, TOPIC, SETTINGS)]
     assert sorted(sent, key=lambda a: a["diaSourceId"]) == alerts_of(imaged)
-
-
-def test_two_worker_processes_give_the_same_as_one(fresh: Path, processed: Path) -> None:
-    with outside("night", fresh, NIGHT, "--workers", 2, "--json") as running:
-        out, err = running.communicate()
-    assert (running.returncode, err) == (0, "")
-    assert [row["status"] for row in json.loads(out)["detectors"]] == ["done"] * len(JOBS)
-    assert alerts_of(fresh) == alerts_of(processed)
-    assert rows(fresh) == rows(processed)
 
 
 def test_visit_by_visit_and_detector_by_detector_is_the_same_as_a_night(

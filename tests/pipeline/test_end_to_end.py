@@ -23,6 +23,7 @@ from support.processed import (
     has_model,
     leftovers,
     promptdia,
+    rows,
     tree,
 )
 
@@ -234,6 +235,7 @@ def test_the_demonstration_gives_the_same_alerts_with_two_workers(
     assert set(ran.json) >= REPORT
     assert ran.json["lost_alerts"] == ran.json["duplicate_alerts"] == 0
     assert alerts_of(root) == alerts_of(processed)
+    assert rows(root) == rows(processed)
     again = promptdia("demo", "--root", root, "--survey", "tiny")
     assert again.status == 2
     assert "is not empty" in again.complaint

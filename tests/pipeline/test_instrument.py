@@ -46,7 +46,7 @@ def test_every_shipped_camera_covers_its_detectors(name: str) -> None:
     [
         ("pixel_scale", "pixel_scael", r"detectors\.0\.pixel_sca"),
         ("gain: 1.5", "gain: high", r"detectors\.0\.amplifiers\.0\.gain"),
-        ("name: mine", "nmae: mine", r"name"),
+        ("name: mine", "nmae: mine", r"nmae: unknown key"),
         ("[100, 80]", "[100]", r"detectors\.0\.size"),
     ],
 )

@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 import yaml
 
 from promptdia.pipeline.cli import main
@@ -131,6 +132,18 @@ def without_times(record: Any) -> Any:
     if isinstance(record, list):
         return [without_times(item) for item in record]
     return "nan" if isinstance(record, float) and record != record else record
+
+
+def rows(root: Path) -> dict[str, list[dict[str, Any]]]:
+    """All that the database holds, times of processing apart."""
+    engine = sa.create_engine(Repository(root).apdb_url)
+    content = {}
+    with engine.connect() as connection:
+        for name in ("DiaSource", "DiaObject", "DiaForcedSource", "Ledger", "VisitDetector"):
+            found = connection.exec_driver_sql(f'SELECT * FROM "{name}" ORDER BY 1, 2').mappings()
+            content[name] = [without_times(dict(row)) for row in found]
+    engine.dispose()
+    return content
 
 
 def tree(root: Path) -> dict[str, list[str]]:
