@@ -98,8 +98,10 @@ class Repository:
     @cached_property
     def tiling(self) -> Tiling:
         """The sky patches of this camera's templates."""
-        first = min(self.instrument.detectors)
-        return Tiling(self.instrument.detectors[first].pixel_scale_arcsec)
+        detectors = self.instrument.detectors
+        first = detectors[min(detectors)]
+        largest = max(max(d.shape) for d in detectors.values())
+        return Tiling(first.pixel_scale_arcsec, max_side_px=largest + 200)
 
     @property
     def apdb_url(self) -> str:

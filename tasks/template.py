@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,10 +13,11 @@ from promptdia.tasks.model.arrays import Bools, Floats, Image, Mask
 from promptdia.tasks.model.exposure import Exposure, ScienceExposure, TemplateExposure
 from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.psf import GridPsf
+from promptdia.tasks.model.wcs import FitsWcs
 from promptdia.tasks.parallel import over_strips
 from promptdia.tasks.resampling import RESAMPLED
 from promptdia.tasks.tiling import Patch
-from promptdia.tasks.warp import PSF_NODE_PX, warp
+from promptdia.tasks.warp import PSF_NODE_PX, input_grid, warp
 
 AVOID = MaskPlane.BAD | MaskPlane.CR | MaskPlane.STREAK | MaskPlane.SUSPECT
 """Inputs with one of these count only where no input is without."""
@@ -64,7 +66,7 @@ class BuildCoadd:
         weights = np.array([1.0 / _typical_variance(w) for w in warps])
         image, variance, mask, count = self._combine(warps, weights)
         box, x0, y0 = _filled_box(count)
-        psf = mean_psf(warps, weights)
+        psf = mean_psf([Placed(w) for w in warps], weights, patch.shape)
         filled = count > 0
         notes: dict[str, str | float | int | bool] = {
             "visits": ",".join(str(v) for v in sorted({w.visit.id for w in warps})),
@@ -138,13 +140,19 @@ class MakeTemplate:
         NoWork when nothing overlaps, WrongBand when a patch is of another band.
         """
         stack = _Stack(science.shape)
-        used: list[Exposure] = []
+        placed: list[Placed] = []
         for patch in patches:
             if patch.visit.band != science.visit.band:
                 raise WrongBand(patch.visit.band, science.visit.band)
-            piece = warp(patch, science.wcs, science.shape, wanted=stack.open_cells())
-            if stack.add(piece):
-                used.append(piece)
+            box = reach(patch, science.wcs, science.shape)
+            if box is not None:
+                wanted = stack.open_cells()[_cells(box[0]), _cells(box[1])]
+                wcs = science.wcs.shifted(box[1].start, box[0].start)
+                shape = box[0].stop - box[0].start, box[1].stop - box[1].start
+                piece = warp(patch, wcs, shape, wanted=wanted)
+                if stack.add(piece, box):
+                    placed.append(Placed(piece, box[1].start, box[0].start))
+        used = [p.exposure for p in placed]
         if not used:
             raise NoWork(f"none of {len(patches)} template patches overlaps the detector")
         image, variance, mask = stack.mean()
@@ -161,7 +169,7 @@ class MakeTemplate:
             wcs=science.wcs,
             visit=science.visit,
             detector=science.detector,
-            psf=mean_psf(used, np.ones(len(used))),
+            psf=mean_psf(placed, np.ones(len(used)), science.shape),
             photo_calib=science.photo_calib,
             notes={
                 "coverage": float(covered.mean()),
@@ -187,18 +195,16 @@ class _Stack:
         open_cells: Bools = np.minimum.reduceat(rows, np.arange(0, nx, CELL), axis=1) == 0
         return open_cells
 
-    def add(self, piece: Exposure) -> bool:
-        """Take a warped patch in; False when it has no pixel here."""
-        known = ~has(piece.mask, MaskPlane.NO_DATA)
-        if not known.any():
+    def add(self, piece: Exposure, box: tuple[slice, slice]) -> bool:
+        """Take a warped patch in that lies at ``box``; False when it has no pixel there."""
+        good = ~has(piece.mask, MaskPlane.NO_DATA)
+        if not good.any():
             return False
-        box, _, _ = _filled_box(known)
-        good, variance = known[box], piece.variance[box]
-        weight = np.where(good, 1.0 / np.where(good, variance, 1.0), 0.0).astype(np.float32)
-        self.image[box] += weight * piece.image[box]
+        weight = np.where(good, 1.0 / np.where(good, piece.variance, 1.0), 0.0).astype(np.float32)
+        self.image[box] += weight * piece.image
         self.variance[box] += good  # sum of weight x variance
         self.weight[box] += weight
-        self.mask[box] |= np.where(good, piece.mask[box], 0)
+        self.mask[box] |= np.where(good, piece.mask, 0)
         return True
 
     def mean(self) -> tuple[Image, Image, Mask]:
@@ -211,23 +217,52 @@ class _Stack:
         return (self.image / weight).astype(np.float32), variance, self.mask
 
 
-def mean_psf(exposures: Sequence[Exposure], weights: Floats) -> GridPsf | None:
-    """The weighted mean PSF on a grid over the common shape; None unless all have a PSF.
+class Placed(NamedTuple):
+    """An exposure and where its first pixel lies on a larger grid."""
+
+    exposure: Exposure
+    x0: int = 0
+    y0: int = 0
+
+
+def reach(patch: Exposure, wcs: FitsWcs, shape: tuple[int, int]) -> tuple[slice, slice] | None:
+    """The part of a grid that a patch may reach, in whole cells; None when it reaches none."""
+    grid_x, grid_y = input_grid(patch, wcs, shape)
+    ny, nx = patch.shape
+    inside = (grid_x > -CELL) & (grid_x < nx + CELL) & (grid_y > -CELL) & (grid_y < ny + CELL)
+    if not inside.any():
+        return None
+    sides = []
+    for axis, n in enumerate(shape):
+        nodes = np.flatnonzero(inside.any(axis=1 - axis))
+        first, end = max(int(nodes[0]) - 1, 0) * CELL, (int(nodes[-1]) + 1) * CELL
+        sides.append(slice(first, min(end, n)))
+    return (sides[0], sides[1]) if all(s.stop > s.start for s in sides) else None
+
+
+def _cells(side: slice) -> slice:
+    return slice(side.start // CELL, -(-side.stop // CELL))
+
+
+def mean_psf(placed: Sequence[Placed], weights: Floats, shape: tuple[int, int]) -> GridPsf | None:
+    """The weighted mean PSF on a grid over ``shape``; None unless all have a PSF.
 
     At each node only exposures with data near it count; where none has, all do.
     """
-    ny, nx = exposures[0].shape
+    ny, nx = shape
+    exposures = [p.exposure for p in placed]
     rows, columns = (np.linspace(0, n - 1, max(2, -(-n // PSF_NODE_PX) + 1)) for n in (ny, nx))
     y, x = (v.ravel() for v in np.meshgrid(rows, columns, indexing="ij"))
     size = max(e.psf.size if e.psf is not None else 0 for e in exposures)
     total = np.zeros((x.size, size, size))
     fallback = np.zeros_like(total)
-    for exposure, weight in zip(exposures, weights):
+    for (exposure, x0, y0), weight in zip(placed, weights):
         if exposure.psf is None:
             return None
         pad = (size - exposure.psf.size) // 2
-        stamps = weight * np.pad(exposure.psf.stamps(x, y), ((0, 0), (pad, pad), (pad, pad)))
-        total += stamps * _has_data_near(exposure.mask, x, y)[:, None, None]
+        here = exposure.psf.stamps(x - x0, y - y0)
+        stamps = weight * np.pad(here, ((0, 0), (pad, pad), (pad, pad)))
+        total += stamps * _has_data_near(exposure.mask, x - x0, y - y0)[:, None, None]
         fallback += stamps
     total = np.where(total.sum(axis=(1, 2), keepdims=True) > 0, total, fallback)
     total /= total.sum(axis=(1, 2), keepdims=True)
@@ -237,9 +272,11 @@ def mean_psf(exposures: Sequence[Exposure], weights: Floats) -> GridPsf | None:
 def _has_data_near(mask: Mask, x: Floats, y: Floats) -> Bools:
     """Whether any of a coarse set of pixels half way to the next nodes has data."""
     steps = np.linspace(-PSF_NODE_PX / 2, PSF_NODE_PX / 2, 9)
-    ys = np.clip(np.rint(y[:, None, None] + steps[:, None]), 0, mask.shape[0] - 1).astype(int)
-    xs = np.clip(np.rint(x[:, None, None] + steps[None, :]), 0, mask.shape[1] - 1).astype(int)
-    near = ~has(mask[ys, xs], MaskPlane.NO_DATA)
+    ys = np.rint(y[:, None, None] + steps[:, None]).astype(int)
+    xs = np.rint(x[:, None, None] + steps[None, :]).astype(int)
+    inside = (ys >= 0) & (ys < mask.shape[0]) & (xs >= 0) & (xs < mask.shape[1])
+    ys, xs = np.clip(ys, 0, mask.shape[0] - 1), np.clip(xs, 0, mask.shape[1] - 1)
+    near = inside & ~has(mask[ys, xs], MaskPlane.NO_DATA)
     return np.asarray(near.any(axis=(1, 2)), np.bool_)
 
 

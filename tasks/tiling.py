@@ -33,7 +33,7 @@ class Tiling:
     pixel_scale_arcsec: float
     overlap_px: int = 100
     """Neighbouring patches share a band at least this wide."""
-    max_side_px: int = 2100
+    max_side_px: int = 4200
 
     def __post_init__(self) -> None:
         if not 0 < self.pixel_scale_arcsec < 3600:
