@@ -107,10 +107,10 @@ def serve(
     """
     until = until or threading.Event()
     with EmbeddedBroker(topics, registry_port) as broker, forwarded(port, broker.url) as address:
-        say(f"broker   {address}")
-        say(f"registry {broker.registry_url}")
-        say(f"topics   {', '.join(topics)} ({PARTITIONS} partitions, about 5 MB each)")
         try:
+            say(f"broker   {address}")
+            say(f"registry {broker.registry_url}")
+            say(f"topics   {', '.join(topics)} ({PARTITIONS} partitions, about 5 MB each)")
             until.wait()
         except KeyboardInterrupt:
             say("stopped")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def run_demo(
     if root.exists() and any(root.iterdir()):
         raise ConfigError(f"{root} exists and is not empty; give another --root or remove it")
     repository = Repository.create(root, SURVEYS[survey].instrument)
+    # a broker that stays keeps the topics of earlier demos: each has its own
+    topic = f"{TOPIC}-{datetime.now(UTC):%Y%m%dT%H%M%S}" if broker else TOPIC
     with open_executor(workers) as executor:
         progress("simulate", 0, 1)
         sim = simulate(repository, SURVEYS[survey], seed, executor)
@@ -56,17 +59,17 @@ def run_demo(
             raise PromptdiaError(f"template visit {visit} detector {detector}: {reason}")
         store = SqlApdb.create(repository.apdb_url)
         jobs = jobs_of(repository, [repository.visit(v) for v in sim.science_visits])
-        with stream(broker) as (url, schemas):
+        with stream(broker, topic) as (url, schemas):
             outcomes: list[Outcome] = []
-            sender = AlertSender(url, TOPIC, BrokerSettings(partitions=4))
-            for outcome in process(repository, jobs, store, executor, TOPIC):
+            sender = AlertSender(url, topic, BrokerSettings(partitions=4))
+            for outcome in process(repository, jobs, store, executor, topic):
                 outcomes.append(outcome)
-                send_alerts(repository, store, sender, TOPIC)
+                send_alerts(repository, store, sender, topic)
                 progress("night", len(outcomes), len(jobs))
             sender.close()
             delivered = [
                 decode(message.value, schemas)["diaSourceId"]
-                for message in read_topic(url, TOPIC, BrokerSettings())
+                for message in read_topic(url, topic, BrokerSettings())
             ]
     progress("report", 0, 1)
     return make_report(
@@ -78,14 +81,14 @@ def run_demo(
 
 
 @contextmanager
-def stream(broker: str | None) -> Iterator[tuple[str, Any]]:
+def stream(broker: str | None, topic: str) -> Iterator[tuple[str, Any]]:
     """Address of the broker named, or of an embedded one, and where its schemas come from."""
     if broker:
         from promptdia.pipeline.io.avro import bundled_schema
 
         yield broker, bundled_schema
         return
-    with EmbeddedBroker([TOPIC]) as embedded:
+    with EmbeddedBroker([topic]) as embedded:
         yield embedded.url, RegistrySchemas(embedded.registry_url)
 
 
