@@ -55,6 +55,8 @@ class MeasureConfig:
     """A centroid farther than this from its peak has failed."""
     dipole_max_area_fwhm2: float = 60.0
     """Larger footprints (in FWHM squared) are not tried as dipoles."""
+    dipole_max_separation_fwhm: float = 1.5
+    """Lobes farther apart are no dipole."""
     dipole_static_weight: float = 0.5
     """Weight of science and template against the difference in the dipole fit."""
     trail_candidate_sigma: float = 3.0
@@ -91,7 +93,13 @@ class MeasureDiaSources:
         moments = adaptive_moments(here.image, here.claims, own, x, y, peaks["snr"], scene.sigma)
         psf_shape = psf_moments(scene.psfs[DIFFERENCE], x, y, scene.sigma)
         naive = naive_trails(moments, psf_shape, peaks["snr"])
-        dipoles = try_dipoles(peaks, scene, cfg.dipole_max_area_fwhm2, cfg.dipole_static_weight)
+        dipoles = try_dipoles(
+            peaks,
+            scene,
+            cfg.dipole_max_area_fwhm2,
+            cfg.dipole_max_separation_fwhm,
+            cfg.dipole_static_weight,
+        )
         is_dipole = np.zeros(len(peaks), bool)
         is_dipole[dipoles.rows] = dipoles.found
         trails = fit_elongated(

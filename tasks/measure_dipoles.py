@@ -26,9 +26,17 @@ class Dipoles(NamedTuple):
 
 
 def try_dipoles(
-    peaks: Catalog, scene: Scene, max_area_fwhm2: float, static_weight: float
+    peaks: Catalog,
+    scene: Scene,
+    max_area_fwhm2: float,
+    max_separation_fwhm: float,
+    static_weight: float,
 ) -> Dipoles:
-    """Fit dipoles to the small footprints with peaks of both signs."""
+    """Fit dipoles to the small footprints with peaks of both signs.
+
+    Lobes farther apart than ``max_separation_fwhm`` are two sources, such as a mover beside
+    what it left in the template.
+    """
     small = peaks["area"] <= max_area_fwhm2 * scene.fwhm**2
     rows = np.flatnonzero((peaks["snr2"] != 0) & small)
     chosen = peaks[rows]
@@ -41,7 +49,9 @@ def try_dipoles(
     stamps = np.stack([scene.stamps(k, *middle.T) for k in (DIFFERENCE, SCIENCE, TEMPLATE)])
     move = MAX_MOVE_SIGMA * scene.fwhm / FWHM_PER_SIGMA
     fit = fit_dipole_candidates(scene.planes, stamps, rows + 1, start, static_weight, move)
-    return Dipoles(rows, fit, fit.is_dipole())
+    apart = np.hypot(fit.x[:, 0] - fit.x[:, 1], fit.y[:, 0] - fit.y[:, 1])
+    found: Bools = fit.is_dipole() & (apart <= max_separation_fwhm * scene.fwhm)
+    return Dipoles(rows, fit, found)
 
 
 def dipole_centres(dipoles: Dipoles) -> tuple[Floats, Floats, Floats]:

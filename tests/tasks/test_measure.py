@@ -157,6 +157,15 @@ def test_a_variable_star_is_no_dipole() -> None:
     assert np.isnan(row["dipoleLength"]) == (not row["dipoleFitAttempted"])
 
 
+def test_a_mover_beside_its_place_in_the_template_is_no_dipole() -> None:
+    scene = DiaScene(seed=34)
+    apart = 1.8 * scene.fwhm
+    scene.add_star(128.0 + apart, 128.0, scene.flux_of(60.0), 0.0)
+    scene.add_star(128.0, 128.0, 0.0, scene.flux_of(60.0))
+    rows = measured(scene)
+    assert not rows["isDipole"].any()
+
+
 def test_trails_have_the_right_length_direction_and_errors() -> None:
     scene = DiaScene(shape=(768, 768), seed=41)
     x, y = grid_positions(8, 96, seed=42)
