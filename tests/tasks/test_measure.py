@@ -159,7 +159,7 @@ def test_a_variable_star_is_no_dipole() -> None:
 
 def test_a_mover_beside_its_place_in_the_template_is_no_dipole() -> None:
     scene = DiaScene(seed=34)
-    apart = 1.8 * scene.fwhm
+    apart = 2.4 * scene.fwhm
     scene.add_star(128.0 + apart, 128.0, scene.flux_of(60.0), 0.0)
     scene.add_star(128.0, 128.0, 0.0, scene.flux_of(60.0))
     rows = measured(scene)
