@@ -125,6 +125,17 @@ def alerts_of(root: Path) -> list[dict[str, Any]]:
     return [without_times(alert) for path in paths for alert in read_container(path)]
 
 
+def differences(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[int, list[str]]:
+    """What differs between two lists of alerts: ids, and the fields in which each differs."""
+    one, two = ({alert["diaSourceId"]: alert for alert in alerts} for alerts in (some, others))
+    found = {
+        number: [name for name in one[number] if one[number][name] != two[number][name]]
+        for number in one.keys() & two.keys()
+    }
+    alone = {number: ["only in one of them"] for number in one.keys() ^ two.keys()}
+    return {number: fields for number, fields in (found | alone).items() if fields}
+
+
 def without_times(record: Any) -> Any:
     """The same record without any ``timeProcessedMjdTai``; nan is replaced by a word."""
     if isinstance(record, dict):
