@@ -72,9 +72,9 @@ def summary(alert: Packet) -> Packet:
 
 def table(lines: Iterable[Packet], title: str | None = None) -> Table:
     """Summaries as a table for people."""
-    result = Table(title=title, title_justify="left")
+    result = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in (*_COLUMNS, "object", "history"):
-        result.add_column(name, justify="left" if name == "band" else "right")
+        result.add_column(name, justify="left" if name == "band" else "right", no_wrap=True)
     for line in lines:
         result.add_row(
             *(Text(_format(line[name], style)) for name, style in _COLUMNS.items()),

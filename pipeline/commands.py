@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from promptdia.pipeline.console import Progress, outcome_table
+from promptdia.pipeline.console import Progress, outcome_table, page
 from promptdia.pipeline.errors import ApdbError, ConfigError, PromptdiaError, TransientError
 from promptdia.pipeline.io.kafka import AlertSender, BrokerSettings
 from promptdia.pipeline.pool import open_executor
@@ -39,7 +39,7 @@ def demo(args: Namespace) -> int:
     if args.json:
         _print_json(report.to_json())
     else:
-        Console().print(number_table(report))
+        page().print(number_table(report))
         print(f"the report with figures: {root / 'report' / 'report.html'}")
     return OK if report.numbers["n_failed"] == 0 else FAILED
 
@@ -179,7 +179,7 @@ def _process(
     if args.json:
         _print_json({**head, "detectors": [_brief(o, head) for o in outcomes]})
     else:
-        Console().print(outcome_table(outcomes))
+        page().print(outcome_table(outcomes))
     for o in outcomes:
         if o.status == "failed":
             where = f"visit {o.visit} detector {o.detector}"
@@ -238,7 +238,7 @@ def alerts_list(args: Namespace) -> int:
     if args.json:
         _print_json({"alerts": list(lines)})
     else:
-        Console().print(table(lines))
+        page().print(table(lines))
     return OK
 
 
@@ -437,7 +437,7 @@ def report(args: Namespace) -> int:
     if args.json:
         _print_json(made.to_json())
     else:
-        Console().print(number_table(made))
+        page().print(number_table(made))
         print(f"the report with figures: {repository.root / 'report' / 'report.html'}")
     return OK
 
@@ -446,7 +446,7 @@ def _counts(counts: dict[str, int]) -> None:
     shown = Table(show_header=False)
     for name, n in counts.items():
         shown.add_row(name, str(n))
-    Console().print(shown)
+    page().print(shown)
 
 
 def _say(line: str) -> None:

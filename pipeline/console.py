@@ -12,6 +12,12 @@ from rich.table import Table
 from promptdia.pipeline.worker import Outcome
 
 
+def page() -> Console:
+    """Standard output, wide enough that no table is cut; a narrower terminal wraps its lines."""
+    console = Console()
+    return Console(width=max(console.width, 150))
+
+
 class Progress:
     """A bar per stage on standard error, when that is a terminal; else a line per stage."""
 
