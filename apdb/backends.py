@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from promptdia.apdb.errors import ApdbError, PromptdiaError, TransientError
+from promptdia.apdb.rows import Rows, from_rows, to_rows
+from promptdia.apdb.schema.table import TableSchema
 
 BUSY_SECONDS = 60
 """How long a transaction waits for others, unless the URL says otherwise."""
@@ -32,16 +34,20 @@ class Backend(Protocol):
         """Held by one process at a time; others wait. The end of a process lets go."""
         ...
 
-    def fetch(self, connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Sequence[Any]]:
-        """All rows as plain tuples."""
+    def prepare(self, engine: sa.Engine, mjd: Rows) -> None:
+        """Make room for measurements of these times, before the transaction that writes them."""
+        ...
+
+    def read(self, connection: sa.Connection, schema: TableSchema, chosen: str) -> Rows:
+        """The columns of ``schema``; ``chosen`` is the SQL that follows FROM and the table."""
+        ...
+
+    def append(self, connection: sa.Connection, schema: TableSchema, rows: Rows) -> None:
+        """Add rows of ``schema`` to its table; ApdbError when one lacks what it must have."""
         ...
 
     def insert(self, connection: sa.Connection, table: sa.Table, rows: list[Any]) -> None:
-        """Append rows, tuples in the table's column order."""
-        ...
-
-    def upsert(self, connection: sa.Connection, table: sa.Table, rows: list[Any]) -> None:
-        """Append rows, or replace those with the same primary key."""
+        """Add rows, tuples in the table's column order."""
         ...
 
     def refusal(self, error: Exception, where: str) -> PromptdiaError | None:
@@ -59,19 +65,6 @@ def backend_of(url: sa.URL) -> Backend:
 
         return Postgres()
     raise ApdbError(f"database URL {url} is for {name}; promptdia knows sqlite and postgresql")
-
-
-def literal_sql(connection: sa.Connection, query: sa.Select[Any]) -> str:
-    """The query as text with its values written in."""
-    return str(query.compile(connection, compile_kwargs={"literal_binds": True}))
-
-
-def on_conflict(table: sa.Table) -> str:
-    """The clause that turns an insert into a replacement of the row with the same key."""
-    keys = {column.name for column in table.primary_key}
-    names = ", ".join(f'"{name}"' for name in keys)
-    values = ", ".join(f'"{c.name}" = excluded."{c.name}"' for c in table.c if c.name not in keys)
-    return f"ON CONFLICT ({names}) DO UPDATE SET {values}"
 
 
 class Sqlite:
@@ -116,18 +109,22 @@ class Sqlite:
             holder.execute("BEGIN EXCLUSIVE")
             yield
 
-    def fetch(self, connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Sequence[Any]]:
-        result = connection.exec_driver_sql(literal_sql(connection, query))
+    def prepare(self, engine: sa.Engine, mjd: Rows) -> None:
+        """Nothing to do: each table is one."""
+
+    def read(self, connection: sa.Connection, schema: TableSchema, chosen: str) -> Rows:
+        columns = ", ".join(f'"{column.name}"' for column in schema.columns)
+        result = connection.exec_driver_sql(f'SELECT {columns} FROM "{schema.name}" {chosen}')
         assert result.cursor is not None  # a SELECT always has one
         rows = result.cursor.fetchall()
         result.close()
-        return rows
+        return from_rows(schema, rows)
+
+    def append(self, connection: sa.Connection, schema: TableSchema, rows: Rows) -> None:
+        _insert(connection, schema.name, to_rows(schema, rows))
 
     def insert(self, connection: sa.Connection, table: sa.Table, rows: list[Any]) -> None:
-        self._write(connection, table, rows, "")
-
-    def upsert(self, connection: sa.Connection, table: sa.Table, rows: list[Any]) -> None:
-        self._write(connection, table, rows, on_conflict(table))
+        _insert(connection, table.name, rows)
 
     def refusal(self, error: Exception, where: str) -> PromptdiaError | None:
         said = str(getattr(error, "orig", error))
@@ -138,12 +135,11 @@ class Sqlite:
                 return ApdbError(f"{where} {sentence} ({said})")
         return None
 
-    def _write(
-        self, connection: sa.Connection, table: sa.Table, rows: list[Any], tail: str
-    ) -> None:
-        if rows:
-            places = ", ".join("?" * len(table.c))
-            connection.exec_driver_sql(f'INSERT INTO "{table.name}" VALUES ({places}) {tail}', rows)
+
+def _insert(connection: sa.Connection, name: str, rows: list[Any]) -> None:
+    if rows:
+        places = ", ".join("?" * len(rows[0]))
+        connection.exec_driver_sql(f'INSERT INTO "{name}" VALUES ({places})', rows)
 
 
 _SQLITE_REFUSALS = {

@@ -40,6 +40,15 @@ _INVARIANTS = {
         ON s."diaObjectId" = o."diaObjectId"
         WHERE o."firstDiaSourceMjdTai" <> s.a OR o."lastDiaSourceMjdTai" <> s.b
            OR o."firstDiaSourceMjdTai" IS NULL OR o."lastDiaSourceMjdTai" IS NULL""",
+    "Solar System object {} counts other sources than it has": """
+        SELECT o."ssObjectId" FROM "SSObject" o
+        LEFT JOIN (SELECT "ssObjectId", count(*) AS n FROM "SSSource" GROUP BY "ssObjectId") s
+        ON s."ssObjectId" = o."ssObjectId"
+        WHERE o."nObs" <> coalesce(s.n, 0)""",
+    "the Solar System circumstances of {} are of no source": """
+        SELECT c."diaSourceId" FROM "SSSource" c
+        LEFT JOIN "DiaSource" s ON s."diaSourceId" = c."diaSourceId"
+        WHERE s."ssObjectId" IS NULL OR s."ssObjectId" <> c."ssObjectId" """,
     "object {} got two sources from one visit-detector": """
         SELECT "diaObjectId" FROM "DiaSource" WHERE "diaObjectId" IS NOT NULL
         GROUP BY "diaObjectId", visit, detector HAVING count(*) > 1""",

@@ -1,13 +1,11 @@
 """Why a batch may not be written: it contradicts itself, comes late, or others were faster."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 from promptdia.apdb.errors import ApdbError, TransientError
+from promptdia.apdb.pixels import sky_pixel
 from promptdia.apdb.rows import Rows
-from promptdia.apdb.schema.lsst import DIA_OBJECT
+from promptdia.apdb.schema.lsst import DIA_FORCED_SOURCE, DIA_OBJECT, DIA_SOURCE
 from promptdia.apdb.schema.table import TableSchema
 from promptdia.apdb.store import Batch
 
@@ -23,6 +21,16 @@ OBJECT_STATE = TableSchema(
 """What is compared between the preload and the moment of writing."""
 
 
+_PLACE = ("visit", "midpointMjdTai", "ra", "dec")
+PLACE_OF_SOURCE = TableSchema("DiaSource", tuple(DIA_SOURCE[name] for name in _PLACE))
+PLACE_OF_FORCED = TableSchema("DiaForcedSource", tuple(DIA_FORCED_SOURCE[name] for name in _PLACE))
+"""Where and when something was measured."""
+
+LINK_ARCSEC = 10.0
+"""No source or forced source lies farther from its object, so that a region's are found by
+their own places."""
+
+
 def refuse_nonsense(batch: Batch) -> None:
     """ApdbError when the batch contradicts itself."""
     for name, rows, key in (
@@ -32,7 +40,8 @@ def refuse_nonsense(batch: Batch) -> None:
         ("rejected detection", batch.rejected, "diaSourceId"),
     ):
         _refuse_duplicates(name, rows[key])
-    for name, rows in (("source", batch.sources), ("forced source", batch.forced)):
+    founded = np.isin(batch.forced["diaObjectId"], batch.sources["diaSourceId"])
+    for name, rows in (("source", batch.sources), ("forced source", batch.forced[~founded])):
         strange = (rows["visit"] != batch.visit) | (rows["detector"] != batch.detector)
         if strange.any():
             raise ApdbError(
@@ -43,24 +52,24 @@ def refuse_nonsense(batch: Batch) -> None:
     if nameless.any():
         raise ApdbError(f"rejected detection {int(np.argmax(nameless))} names no rule")
     _refuse_unlinked(batch)
-    if len(batch.payloads) not in (0, len(batch.sources)):
-        raise ApdbError(
-            f"{len(batch.payloads)} alerts for {len(batch.sources)} sources: one each is needed"
-        )
+    _refuse_far(batch)
+    for what, given in (("alerts", batch.payloads), ("counts left out", batch.left_out)):
+        if len(given) not in (0, len(batch.sources)):
+            raise ApdbError(
+                f"{len(given)} {what} for {len(batch.sources)} sources: one each is needed"
+            )
 
 
-def refuse_later_visits(batch: Batch, later: Sequence[Sequence[Any]]) -> None:
-    """ApdbError when rows (visit, mjd, ra, dec) from after the batch lie in its region."""
-    if not later:
-        return
-    visits, mjds, ra, dec = (np.array(column) for column in zip(*later))
-    inside = batch.region.contains(ra, dec)
-    if inside.any():
-        last = int(np.argmax(np.where(inside, mjds, -np.inf)))
+def refuse_later_visits(batch: Batch, rows: Rows) -> None:
+    """ApdbError when rows (visit, time, place) from after the batch lie in its region."""
+    later = rows[rows["midpointMjdTai"] > batch.mjd_tai]
+    inside = later[batch.region.contains(later["ra"], later["dec"])]
+    if inside.size:
+        last = inside[np.argmax(inside["midpointMjdTai"])]
         raise ApdbError(
             f"visit {batch.visit} detector {batch.detector} (MJD {batch.mjd_tai:.5f}) comes late: "
-            f"visit {visits[last]} (MJD {mjds[last]:.5f}) is already stored on its sky; "
-            "pass --out-of-order to add it all the same"
+            f"visit {last['visit']} (MJD {last['midpointMjdTai']:.5f}) is already stored on its "
+            "sky; pass --out-of-order to add it all the same"
         )
 
 
@@ -122,6 +131,26 @@ def _refuse_unlinked(batch: Batch) -> None:
             raise ApdbError(f"{name} belongs to object {lost[0]}, which is not in the batch")
 
 
+def _refuse_far(batch: Batch) -> None:
+    """What lies far from its object would be missed when its region is read."""
+    sky_pixel(batch.objects["ra"], batch.objects["dec"])  # what is no place is said as such
+    for name, key, rows in (
+        ("source", "diaSourceId", batch.sources),
+        ("forced source", "diaForcedSourceId", batch.forced),
+    ):
+        rows = rows[np.isin(rows["diaObjectId"], batch.objects["diaObjectId"])]
+        order = np.argsort(batch.objects["diaObjectId"])
+        place = np.searchsorted(batch.objects["diaObjectId"], rows["diaObjectId"], sorter=order)
+        owners = batch.objects[order[place]]
+        far = ~_within(rows, owners, LINK_ARCSEC)
+        if far.any():
+            at = int(np.argmax(far))
+            raise ApdbError(
+                f"{name} {rows[key][at]} lies more than {LINK_ARCSEC:g} arcsec "
+                f"from its object {owners['diaObjectId'][at]}: use a smaller association radius"
+            )
+
+
 def _states(objects: Rows) -> Rows:
     """The columns of OBJECT_STATE."""
     result = OBJECT_STATE.empty(objects.size)
@@ -146,9 +175,12 @@ def _same_state(stored: Rows, seen: Rows) -> Rows:
 
 def _near(objects: Rows, sources: Rows) -> Rows:
     """(n,) which objects have a source within CONFLICT_ARCSEC."""
-    a, d = (np.deg2rad(objects[name])[:, None] for name in ("ra", "dec"))
-    b, e = (np.deg2rad(sources[name]) for name in ("ra", "dec"))
+    return np.asarray(_within(objects[:, None], sources, CONFLICT_ARCSEC).any(axis=1))
+
+
+def _within(some: Rows, others: Rows, arcsec: float) -> Rows:
+    """Whether positions lie at most so far from each other; positions that are not finite do."""
+    a, d, b, e = (np.deg2rad(rows[name]) for rows in (some, others) for name in ("ra", "dec"))
     # haversine: exact for small angles
     h = np.sin((e - d) / 2) ** 2 + np.cos(d) * np.cos(e) * np.sin((b - a) / 2) ** 2
-    near = h <= np.sin(np.deg2rad(CONFLICT_ARCSEC / 3600) / 2) ** 2
-    return np.asarray(near.any(axis=1))
+    return np.asarray(~(h > np.sin(np.deg2rad(arcsec / 3600) / 2) ** 2))

@@ -103,6 +103,8 @@ def _of_source(source: Row, object: Row | None, outbox: Row | None) -> list[str]
         )
     if outbox:
         story.append(f"Its alert for topic {outbox['topic']!r} {_STATES[outbox['state']]}.")
+        if outbox["nLeftOut"]:
+            story.append(f"It lacks the oldest {outbox['nLeftOut']} points of its history to fit.")
     return story
 
 

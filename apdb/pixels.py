@@ -94,6 +94,22 @@ class Region:
         y = np.array([-0.5, -0.5, ny - 0.5, ny - 0.5])
         return cls.polygon(*wcs.pixel_to_sky(x, y), pad_arcsec=pad_arcsec)
 
+    @property
+    def centre_deg(self) -> tuple[float, float]:
+        """(ra, dec) of the middle."""
+        return _angles(self.centre)
+
+    def touches(self, ra: float, dec: float, radius_deg: float) -> bool:
+        """Whether the circle around the region and another one have a point in common."""
+        away = np.arccos(np.clip(self.centre @ _unit(np.array(ra), np.array(dec)), -1, 1))
+        return bool(np.rad2deg(away) <= self.radius_deg + radius_deg)
+
+    def widened(self, pad_arcsec: float) -> "Region":
+        """The region with each border moved out by a pad."""
+        pad = pad_arcsec / 3600
+        offsets = np.cos(np.arccos(np.clip(self.offsets, -1, 1)) + np.deg2rad(pad))
+        return Region(self.normals, offsets, self.centre, self.radius_deg + 4 * pad)
+
     def contains(self, ra: Floats, dec: Floats) -> NDArray[np.bool_]:
         """(n,) which positions in degrees lie inside."""
         above = _unit(ra, dec) @ self.normals.T >= self.offsets

@@ -6,13 +6,22 @@ from typing import Any
 
 import psycopg
 import sqlalchemy as sa
+from psycopg import pq
+from psycopg.errors import error_from_result
 
-from promptdia.apdb.backends import BUSY_SECONDS, literal_sql, on_conflict
+from promptdia.apdb.backends import BUSY_SECONDS
+from promptdia.apdb.binary_copy import decode, encode, select_list
 from promptdia.apdb.errors import ApdbError, PromptdiaError, TransientError
+from promptdia.apdb.months import Month, months_of
+from promptdia.apdb.rows import Rows, from_rows
+from promptdia.apdb.schema.table import TableSchema
+from promptdia.apdb.tables import PARTITIONED
 
 _LOCK_SPACE = 0x50_44_49_41  # "PDIA": advisory locks are shared with the database's other users
 _SENDERS = _LOCK_SPACE + 1
 """Locks of the processes that send."""
+_PARTITIONS = _LOCK_SPACE + 2
+"""The lock of those who make partitions."""
 
 
 class Postgres:
@@ -23,7 +32,9 @@ class Postgres:
     def engine(self, url: sa.URL, *, create: bool) -> sa.Engine:
         url = url.set(drivername="postgresql+psycopg")
         query = {"connect_timeout": "10", **url.query}
-        query["options"] = f"-c lock_timeout={BUSY_SECONDS}s {url.query.get('options', '')}"
+        query["options"] = (
+            f"-c lock_timeout={BUSY_SECONDS}s -c jit=off {url.query.get('options', '')}"
+        )
         url = url.set(query=query)
         engine = sa.create_engine(url, pool_pre_ping=True)
 
@@ -64,29 +75,46 @@ class Postgres:
                 raise
             holder.execute(unlock)
 
-    def fetch(self, connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Sequence[Any]]:
-        sql = literal_sql(connection, query)
-        with _driver(connection).cursor(binary=True) as cursor:
-            return cursor.execute(sql.encode()).fetchall()
+    def prepare(self, engine: sa.Engine, mjd: Rows) -> None:
+        months = months_of(mjd)
+        with engine.execution_options(write=False).begin() as connection:
+            present = _partitions(connection)
+        missing = [
+            (table, month)
+            for table in PARTITIONED
+            for month in months
+            if f"{table}_{month.name}" not in present
+        ]
+        if missing:
+            with engine.execution_options(write=True).begin() as connection:
+                _create_partitions(connection, missing)
+
+    def read(self, connection: sa.Connection, schema: TableSchema, chosen: str) -> Rows:
+        these = f'FROM "{schema.name}" {chosen}'
+        query = f"COPY (SELECT {select_list(schema)} {these}) TO STDOUT (FORMAT BINARY)"
+        driver = _driver(connection)
+        rows = decode(schema, _copied(driver, query))
+        if rows is not None:
+            return rows
+        columns = ", ".join(f'"{column.name}"' for column in schema.columns)
+        with driver.cursor(binary=True) as cursor:
+            found = cursor.execute(f"SELECT {columns} {these}".encode()).fetchall()
+        return from_rows(schema, found)
+
+    def append(self, connection: sa.Connection, schema: TableSchema, rows: Rows) -> None:
+        if rows.size:
+            statement = f'COPY "{schema.name}" FROM STDIN (FORMAT BINARY)'
+            with _driver(connection).cursor() as cursor, cursor.copy(statement.encode()) as copy:
+                copy.write(encode(schema, rows))
 
     def insert(self, connection: sa.Connection, table: sa.Table, rows: list[Any]) -> None:
         if rows:
-            self._copy(connection, table.name, rows)
-
-    def upsert(self, connection: sa.Connection, table: sa.Table, rows: list[Any]) -> None:
-        if not rows:
-            return
-        staged = f"staged_{table.name}"
-        keys = ", ".join(f'"{column.name}"' for column in table.primary_key)
-        connection.exec_driver_sql(
-            f'CREATE TEMP TABLE "{staged}" (LIKE "{table.name}") ON COMMIT DROP'
-        )
-        self._copy(connection, staged, rows)
-        # rows are locked in the order of their keys: no deadlock with another writer
-        connection.exec_driver_sql(
-            f'INSERT INTO "{table.name}" SELECT * FROM "{staged}" ORDER BY {keys} '
-            + on_conflict(table)
-        )
+            statement = f'COPY "{table.name}" FROM STDIN (FORMAT BINARY)'
+            types = [str(c.type.compile(connection.dialect)).lower() for c in table.columns]
+            with _driver(connection).cursor() as cursor, cursor.copy(statement.encode()) as copy:
+                copy.set_types(types)
+                for row in rows:
+                    copy.write_row(row)
 
     def refusal(self, error: Exception, where: str) -> PromptdiaError | None:
         driver_error = getattr(error, "orig", error)
@@ -100,13 +128,49 @@ class Postgres:
             return _connection_refusal(first, where)
         return None
 
-    def _copy(self, connection: sa.Connection, name: str, rows: list[Any]) -> None:
-        with (
-            _driver(connection).cursor() as cursor,
-            cursor.copy(f'COPY "{name}" FROM STDIN'.encode()) as copy,
-        ):
-            for row in rows:
-                copy.write_row(row)
+
+def _copied(driver: "psycopg.Connection[Any]", query: str) -> bytes:
+    """What a COPY TO STDOUT sends; psycopg's own way costs more than the database for each row."""
+    link = driver.pgconn
+    result = link.exec_(query.encode())
+    parts = []
+    if result.status == pq.ExecStatus.COPY_OUT:
+        while (part := link.get_copy_data(0))[0] > 0:
+            parts.append(bytes(part[1]))
+        result = link.get_result() or result
+        while link.get_result():
+            pass
+    if result.status != pq.ExecStatus.COMMAND_OK:
+        raise error_from_result(result)
+    return b"".join(parts)
+
+
+def _partitions(connection: sa.Connection) -> set[str]:
+    """The names of all that exist."""
+    parents = ", ".join(f"to_regclass('\"{name}\"')" for name in PARTITIONED)
+    children = connection.exec_driver_sql(
+        "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid "
+        f"WHERE inhparent IN ({parents})"
+    )
+    return set(children.scalars())
+
+
+def _create_partitions(connection: sa.Connection, missing: Sequence[tuple[str, Month]]) -> None:
+    """Those of ``missing`` that nobody else made meanwhile.
+
+    A table is made alone and attached then, which keeps no reader and no writer of the
+    others waiting, as making it in its place would.
+    """
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_PARTITIONS}, 0)")
+    present = _partitions(connection)
+    for table, month in missing:
+        name = f"{table}_{month.name}"
+        if name not in present:
+            connection.exec_driver_sql(f'CREATE TABLE "{name}" (LIKE "{table}" INCLUDING ALL)')
+            connection.exec_driver_sql(
+                f'ALTER TABLE "{table}" ATTACH PARTITION "{name}" '
+                f"FOR VALUES FROM ({month.start}) TO ({month.end})"
+            )
 
 
 _REFUSALS = {

@@ -7,18 +7,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdia.apdb.errors import ApdbError
+from promptdia.apdb.pixels import sky_pixel
 from promptdia.apdb.schema.table import Column, TableSchema
 
 Rows = NDArray[Any]
 
+PIXEL = Column("pixelId", "long", "", "order-20 nested HEALPix pixel", nullable=False)
 
-def to_rows(table: TableSchema, values: Rows, *more: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """One tuple per row in the table's column order, ``more`` columns after them.
+
+def stored(schema: TableSchema) -> TableSchema:
+    """A table of the sky as the database holds it: the pixel of each row is its last column."""
+    return TableSchema(schema.name, (*schema.columns, PIXEL))
+
+
+def with_pixels(schema: TableSchema, rows: Rows) -> Rows:
+    """Rows of ``stored(schema)``; ApdbError when one has no position."""
+    result = np.empty(rows.size, stored(schema).dtype)
+    for column in schema.columns:
+        result[column.name] = rows[column.name]
+    result[PIXEL.name] = sky_pixel(rows["ra"], rows["dec"])
+    return result
+
+
+def missing(table: TableSchema, column: Column, values: Rows) -> NDArray[np.bool_] | None:
+    """(n,) which values are NULL, None when none is; ApdbError where a value must be known."""
+    kind = column.dtype.kind
+    if kind == "f":
+        unknown = np.isnan(values)
+    elif kind == "U":
+        unknown = values == ""
+    elif kind == "i" and column.nullable:
+        unknown = values == 0
+    else:
+        return None
+    if not unknown.any():
+        return None
+    if not column.nullable:
+        raise ApdbError(
+            f"{table.name} row {int(np.argmax(unknown))} of {values.size} has no {column.name}, "
+            "which every row must have"
+        )
+    return np.asarray(unknown)
+
+
+def to_rows(table: TableSchema, values: Rows) -> list[tuple[Any, ...]]:
+    """One tuple per row in the table's column order.
 
     ApdbError when a column that must be known is not.
     """
-    columns = [_to_sql(table, column, values[column.name]) for column in table.columns]
-    return list(zip(*columns, *more))
+    return list(zip(*(_to_sql(table, column, values[column.name]) for column in table.columns)))
 
 
 def from_rows(table: TableSchema, rows: Sequence[Sequence[Any]]) -> Rows:
@@ -31,25 +68,11 @@ def from_rows(table: TableSchema, rows: Sequence[Sequence[Any]]) -> Rows:
 
 
 def _to_sql(table: TableSchema, column: Column, values: Rows) -> list[Any]:
-    kind = column.dtype.kind
     plain: list[Any] = values.tolist()
-    if kind == "f":
-        missing = np.isnan(values)
-    elif kind == "U":
-        missing = values == ""
-    elif kind == "i" and column.nullable:
-        missing = values == 0
-    else:
-        return plain
-    if not missing.any():
-        return plain
-    if not column.nullable:
-        raise ApdbError(
-            f"{table.name} row {int(np.argmax(missing))} of {values.size} has no {column.name}, "
-            "which every row must have"
-        )
-    for i in np.flatnonzero(missing):
-        plain[i] = None
+    unknown = missing(table, column, values)
+    if unknown is not None:
+        for i in np.flatnonzero(unknown):
+            plain[i] = None
     return plain
 
 

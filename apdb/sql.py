@@ -14,7 +14,10 @@ from promptdia.apdb import tables as t
 from promptdia.apdb.backends import Backend, backend_of
 from promptdia.apdb.checks import broken_invariants
 from promptdia.apdb.conflicts import (
+    LINK_ARCSEC,
     OBJECT_STATE,
+    PLACE_OF_FORCED,
+    PLACE_OF_SOURCE,
     refuse_changed_objects,
     refuse_changed_sky,
     refuse_later_visits,
@@ -25,7 +28,8 @@ from promptdia.apdb.explain import explain
 from promptdia.apdb.merging import move_rows
 from promptdia.apdb.partitions import pixel_range, split
 from promptdia.apdb.pixels import ORDER, Region, sky_pixel
-from promptdia.apdb.rows import Rows, from_rows, to_rows
+from promptdia.apdb.queries import among, join_region, valid_since
+from promptdia.apdb.rows import Rows
 from promptdia.apdb.schema.lsst import DIA_FORCED_SOURCE, DIA_OBJECT, DIA_SOURCE
 from promptdia.apdb.schema.table import TableSchema
 from promptdia.apdb.store import (
@@ -38,6 +42,7 @@ from promptdia.apdb.store import (
     Status,
     VisitDetector,
 )
+from promptdia.apdb.writing import QUALITY, mark, marker, replace_objects, write_batch
 
 _LOCK_ORDER = 7
 """Writers wait for each other in HEALPix cells of this order, 27 arcmin."""
@@ -65,7 +70,8 @@ class SqlApdb:
         with apdb._transaction(write=True) as connection:
             apdb._backend.lock(connection, [_CREATING])
             t.metadata.create_all(connection)
-            if not connection.execute(sa.select(t.META.c.value).limit(1)).first():
+            # a database that is read-only or on a full disk is noticed before any work
+            if not connection.execute(t.META.update().values(value=t.META.c.value)).rowcount:
                 settings = {"schema_version": t.SCHEMA_VERSION, "healpix_order": str(ORDER)}
                 rows = [{"name": name, "value": value} for name, value in settings.items()]
                 connection.execute(t.META.insert(), rows)
@@ -82,28 +88,33 @@ class SqlApdb:
 
     def preload(self, region: Region, mjd_tai: float, window_days: float = 365.0) -> History:
         since = mjd_tai - window_days
-        inside = _in_ranges(t.OBJECTS, region)
+        # what was measured of an object near the border may lie beyond it
+        around = f"{join_region(region.widened(LINK_ARCSEC))} WHERE {valid_since(since)}"
         with self._transaction() as connection:
-            found = self._objects(connection, DIA_OBJECT, inside)
+            found = self._objects(connection, DIA_OBJECT, join_region(region))
             objects = found[region.contains(found["ra"], found["dec"])]
             sources, forced = (
-                self._measured(connection, schema, table, inside, since, objects)
-                for schema, table in ((DIA_SOURCE, t.SOURCES), (DIA_FORCED_SOURCE, t.FORCED))
+                self._measured(connection, schema, around, objects)
+                for schema in (DIA_SOURCE, DIA_FORCED_SOURCE)
             )
         return History(objects, sources, forced)
 
     def commit(self, batch: Batch, *, out_of_order: bool = False) -> bool:
         refuse_nonsense(batch)
+        with self._refusals():
+            self._backend.prepare(self._engine, _times(batch))
         with self._transaction(write=True) as connection:
             self._backend.lock(connection, batch.region.cells(_LOCK_ORDER))
             if self._status(connection, batch.visit, batch.detector) == "done":
                 return False
+            inside = join_region(batch.region)
             if not out_of_order:
-                later = [self._later(connection, table, batch) for table in (t.SOURCES, t.FORCED)]
-                refuse_later_visits(batch, [row for rows in later for row in rows])
-            inside = _in_ranges(t.OBJECTS, batch.region)
+                # a month more than is asked: for a few rows PostgreSQL would read all of a month's
+                later = f'{inside} WHERE "midpointMjdTai" >= {batch.mjd_tai - 31!r}'
+                for schema in (PLACE_OF_SOURCE, PLACE_OF_FORCED):
+                    refuse_later_visits(batch, self._backend.read(connection, schema, later))
             refuse_changed_sky(batch, self._objects(connection, OBJECT_STATE, inside))
-            self._write(connection, batch)
+            write_batch(self._backend, connection, batch)
         return True
 
     def status(self, visit: int, detector: int) -> Status | None:
@@ -118,6 +129,16 @@ class SqlApdb:
             rows = connection.execute(query).all()
         return [_outcome(row) for row in rows]
 
+    def observed(self, region: Region, since: float, before: float) -> list[VisitDetector]:
+        at = t.VISITS.c
+        then = (at.midpointMjdTai >= since) & (at.midpointMjdTai < before) & (at.status == "done")
+        dec, reach = region.centre_deg[1], region.radius_deg + at.radius
+        then &= at.dec.between(dec - reach, dec + reach)
+        query = sa.select(t.VISITS).where(then).order_by(at.midpointMjdTai, at.visit, at.detector)
+        with self._transaction() as connection:
+            rows = [_outcome(row) for row in connection.execute(query).all()]
+        return [row for row in rows if region.touches(row.ra, row.dec, row.radius_deg)]
+
     def record_status(
         self,
         visit: int,
@@ -130,11 +151,11 @@ class SqlApdb:
     ) -> bool:
         if status == "done":
             raise ApdbError("only commit makes a visit-detector done")
-        row = (visit, detector, status, reason, _null(mjd_tai), _null(now_mjd_tai), 0, 0, 0, 0)
+        row = marker(visit, detector, status, reason, mjd_tai, now_mjd_tai)
         with self._transaction(write=True) as connection:
             if self._status(connection, visit, detector) == "done":
                 return False
-            self._backend.upsert(connection, t.VISITS, [row])
+            mark(connection, row)
         return True
 
     def outbox(self, visit: int, detector: int) -> list[OutboxEntry]:
@@ -176,39 +197,40 @@ class SqlApdb:
 
     def find(self, region: Region, visit: int) -> NDArray[np.int64]:
         found: list[int] = []
+        inside = join_region(region)
         with self._transaction() as connection:
-            for table, key in ((t.SOURCES, t.SOURCES.c.diaSourceId), (t.LEDGER, t.LEDGER.c.id)):
-                near = _in_ranges(table, region) & (table.c.visit == visit)
-                query = sa.select(key, table.c.ra, table.c.dec).where(near).order_by(key)
-                for id, ra, dec in connection.execute(query):
+            for table, key in ((t.SOURCES, "diaSourceId"), (t.LEDGER, "id")):
+                near = connection.exec_driver_sql(
+                    f'SELECT "{key}", ra, dec FROM "{table.name}" {inside} '
+                    f'WHERE visit = {int(visit)} ORDER BY "{key}"'
+                )
+                for id, ra, dec in near:
                     if region.contains(np.array(ra), np.array(dec)):
                         found.append(id)
         return np.array(found, np.int64)
 
     def objects(self) -> Rows:
         with self._transaction() as connection:
-            return self._objects(connection, OBJECT_STATE, sa.true())
+            return self._objects(connection, OBJECT_STATE, "")
 
     def history(self, dia_object_ids: NDArray[np.int64]) -> History:
-        ids = [int(i) for i in dia_object_ids]
+        these = f"WHERE {among(dia_object_ids)}"
         with self._transaction() as connection:
-            these = t.OBJECTS.c.diaObjectId.in_(ids)
             objects = self._objects(connection, DIA_OBJECT, these)
             sources, forced = (
-                self._measured(connection, schema, table, these, _LONG_AGO, objects)
-                for schema, table in ((DIA_SOURCE, t.SOURCES), (DIA_FORCED_SOURCE, t.FORCED))
+                self._measured(connection, schema, f"{these} AND {valid_since(_LONG_AGO)}", objects)
+                for schema in (DIA_SOURCE, DIA_FORCED_SOURCE)
             )
         return History(objects, sources, forced)
 
     def merge(self, into: Mapping[int, int], objects: Rows, seen: Rows, now_mjd_tai: float) -> int:
-        concerned = [int(i) for i in seen["diaObjectId"]]
         pixels = sky_pixel(seen["ra"], seen["dec"]) >> 2 * (ORDER - _LOCK_ORDER)
         with self._transaction(write=True) as connection:
             self._backend.lock(connection, sorted({int(p) for p in pixels}))
-            present = t.OBJECTS.c.diaObjectId.in_(concerned)
-            refuse_changed_objects(seen, self._objects(connection, OBJECT_STATE, present))
+            these = f"WHERE {among(seen['diaObjectId'])}"
+            refuse_changed_objects(seen, self._objects(connection, OBJECT_STATE, these))
             dropped = move_rows(connection, into, now_mjd_tai)
-            self._backend.upsert(connection, t.OBJECTS, _with_pixels(DIA_OBJECT, objects))
+            replace_objects(self._backend, connection, objects)
         return dropped
 
     def partitions(self, max_rows: int) -> Iterator[Partition]:
@@ -217,11 +239,11 @@ class SqlApdb:
             for schema, table in tables:
                 everything = sa.select(table.c.pixelId).order_by(table.c.pixelId)
                 pixels = np.array(connection.execute(everything).scalars().all(), np.int64)
-                columns = [table.c[column.name] for column in schema.columns]
+                by_place = f'ORDER BY "pixelId", "{schema.columns[0].name}"'
                 for order, pixel, _ in split(pixels, max_rows):
-                    inside = table.c.pixelId.between(*pixel_range(order, pixel))
-                    query = sa.select(*columns).where(inside).order_by(table.c.pixelId, columns[0])
-                    rows = from_rows(schema, self._backend.fetch(connection, query))
+                    first, last = pixel_range(order, pixel)
+                    inside = f'WHERE "pixelId" BETWEEN {first} AND {last} {by_place}'
+                    rows = self._backend.read(connection, schema, inside)
                     yield Partition(schema, order, pixel, rows)
 
     def explain(self, id: int) -> Explanation:
@@ -296,99 +318,31 @@ class SqlApdb:
                 raise
             raise refusal from error
 
-    def _objects(
-        self, connection: sa.Connection, schema: TableSchema, where: sa.ColumnElement[bool]
-    ) -> Rows:
+    def _objects(self, connection: sa.Connection, schema: TableSchema, chosen: str) -> Rows:
         """Some columns of objects, by id."""
-        columns = [t.OBJECTS.c[column.name] for column in schema.columns]
-        query = sa.select(*columns).where(where).order_by(t.OBJECTS.c.diaObjectId)
-        return from_rows(schema, self._backend.fetch(connection, query))
+        rows = self._backend.read(connection, schema, chosen)
+        return rows[np.argsort(rows["diaObjectId"])]
 
     def _measured(
-        self,
-        connection: sa.Connection,
-        schema: TableSchema,
-        table: sa.Table,
-        inside: sa.ColumnElement[bool],
-        since: float,
-        objects: Rows,
+        self, connection: sa.Connection, schema: TableSchema, chosen: str, objects: Rows
     ) -> Rows:
-        """The rows of ``table`` that belong to ``objects``, oldest first."""
-        of_object = t.OBJECTS.c.diaObjectId == table.c.diaObjectId
-        valid = (table.c.midpointMjdTai >= since) & table.c.timeWithdrawnMjdTai.is_(None)
-        columns = [table.c[column.name] for column in schema.columns]
-        query = sa.select(*columns).join(t.OBJECTS, of_object).where(inside & valid)
-        key = schema.columns[0].name
-        query = query.order_by(table.c.midpointMjdTai, table.c[key])
-        rows = from_rows(schema, self._backend.fetch(connection, query))
-        return rows[np.isin(rows["diaObjectId"], objects["diaObjectId"])]
-
-    def _later(
-        self, connection: sa.Connection, table: sa.Table, batch: Batch
-    ) -> Sequence[Sequence[Any]]:
-        """(visit, mjd, ra, dec) of rows near the batch that were observed after it."""
-        later = _in_ranges(table, batch.region) & (table.c.midpointMjdTai > batch.mjd_tai)
-        columns = (table.c.visit, table.c.midpointMjdTai, table.c.ra, table.c.dec)
-        return self._backend.fetch(connection, sa.select(*columns).where(later))
+        """The rows of ``schema`` that belong to ``objects``, oldest first."""
+        rows = self._backend.read(connection, schema, chosen)
+        mine = np.flatnonzero(np.isin(rows["diaObjectId"], objects["diaObjectId"]))
+        keys = (rows[name][mine] for name in (schema.columns[0].name, "midpointMjdTai"))
+        return rows[mine[np.lexsort(tuple(keys))]]
 
     def _status(self, connection: sa.Connection, visit: int, detector: int) -> Status | None:
         at = (t.VISITS.c.visit == visit) & (t.VISITS.c.detector == detector)
         status = connection.execute(sa.select(t.VISITS.c.status).where(at)).scalar()
         return cast(Status | None, status)
 
-    def _write(self, connection: sa.Connection, batch: Batch) -> None:
-        write, at = self._backend, (batch.visit, batch.detector)
-        write.upsert(connection, t.OBJECTS, _with_pixels(DIA_OBJECT, batch.objects))
-        write.insert(connection, t.SOURCES, _with_pixels(DIA_SOURCE, batch.sources))
-        write.insert(connection, t.FORCED, _with_pixels(DIA_FORCED_SOURCE, batch.forced))
-        write.insert(connection, t.LEDGER, _ledger_rows(batch))
-        payloads: Sequence[bytes | None] = batch.payloads or [None] * len(batch.sources)
-        alerts = [
-            (id, *at, position, batch.topic, "committed", payload)
-            for position, (id, payload) in enumerate(
-                zip(batch.sources["diaSourceId"].tolist(), payloads)
-            )
-        ]
-        write.insert(connection, t.OUTBOX, alerts)
-        new = np.isin(batch.objects["diaObjectId"], batch.sources["diaSourceId"]).sum()
-        counts = (len(batch.sources), int(new), len(batch.forced), len(batch.rejected))
-        marker = (*at, "done", "", batch.mjd_tai, _null(batch.now_mjd_tai), *counts)
-        write.upsert(connection, t.VISITS, [marker])
 
-
-def _in_ranges(table: sa.Table, region: Region) -> sa.ColumnElement[bool]:
-    return sa.or_(*(table.c.pixelId.between(int(a), int(b)) for a, b in region.ranges()))
-
-
-def _with_pixels(schema: TableSchema, rows: Rows) -> list[tuple[Any, ...]]:
-    return to_rows(schema, rows, sky_pixel(rows["ra"], rows["dec"]).tolist())
-
-
-def _ledger_rows(batch: Batch) -> list[tuple[Any, ...]]:
-    """A rejected detection may lack a position; it is kept all the same."""
-    rows = batch.rejected
-    placed = np.isfinite(rows["ra"]) & np.isfinite(rows["dec"])
-    pixels = np.zeros(rows.size, np.int64)
-    pixels[placed] = sky_pixel(rows["ra"][placed], rows["dec"][placed])
-    numbers = [
-        [_null(v) for v in rows[name].tolist()]
-        for name in ("ra", "dec", "rule_value", "rule_limit", "snr")
-    ]
-    ra, dec, value, limit, snr = numbers
-    at = ([batch.visit] * rows.size, [batch.detector] * rows.size)
-    pixel = [p if ok else None for p, ok in zip(pixels.tolist(), placed)]
-    return list(
-        zip(
-            rows["diaSourceId"].tolist(), *at, ra, dec, pixel, rows["rule"].tolist(), value,
-            limit, snr,
-        )
-    )  # fmt: skip
+def _times(batch: Batch) -> Rows:
+    return np.concatenate([rows["midpointMjdTai"] for rows in (batch.sources, batch.forced)])
 
 
 def _outcome(row: Sequence[Any]) -> VisitDetector:
     values: list[Any] = [np.nan if value is None else value for value in row]
-    return VisitDetector(*values)
-
-
-def _null(value: float) -> float | None:
-    return None if np.isnan(value) else value
+    known = {k: v for k, v in zip(QUALITY, row[-len(QUALITY) :]) if v is not None}
+    return VisitDetector(*[*values[: -len(QUALITY)], known])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from promptdia.apdb.pixels import Region
 from promptdia.apdb.rows import Rows
+from promptdia.apdb.schema.lsst import SS_SOURCE
 from promptdia.apdb.schema.table import TableSchema
 
 __all__ = [
@@ -62,13 +63,19 @@ class Batch:
     objects: Rows
     """DIA_OBJECT rows to write, new or changed; all objects of ``sources`` are among them."""
     forced: Rows
-    """DIA_FORCED_SOURCE."""
+    """DIA_FORCED_SOURCE; of earlier visits only those of objects that this batch founds."""
     rejected: Rows
     """REJECTED detections for the ledger."""
     topic: str
     """Where the alerts go."""
     payloads: Sequence[bytes] = ()
     """The encoded alerts, in the order of ``sources``; kept until archived."""
+    left_out: Sequence[int] = ()
+    """How many points of its history each payload lacks, for its size; none given: 0."""
+    ss_sources: Rows = field(default_factory=SS_SOURCE.empty)
+    """SS_SOURCE, one row for each source of a Solar System object, or none."""
+    quality: Mapping[str, float] = field(default_factory=dict)
+    """Numbers of the image; those that VISIT_DETECTOR names are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,12 @@ class VisitDetector:
     n_new_dia_objects: int
     n_dia_forced_sources: int
     n_rejected: int
+    ra: float = np.nan
+    """Middle of a circle around its sky, degrees; nan when that is not known."""
+    dec: float = np.nan
+    radius_deg: float = np.nan
+    quality: Mapping[str, float] = field(default_factory=dict)
+    """Numbers of the image that are known, by their names in VISIT_DETECTOR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +114,8 @@ class OutboxEntry:
     state: OutboxState
     payload: bytes | None
     """The encoded alert; None once archived, or when none was handed in."""
+    n_left_out: int = 0
+    """Points of its history that it lacks, because it would have been too large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +172,10 @@ class Apdb(Protocol):
 
     def outcomes(self, visit: int | None = None) -> list[VisitDetector]:
         """What became of every detector of a visit, or of all visits, by visit and detector."""
+        ...
+
+    def observed(self, region: Region, since: float, before: float) -> list[VisitDetector]:
+        """The done visit-detectors of a time (MJD) whose sky may touch a region, oldest first."""
         ...
 
     def record_status(

@@ -4,10 +4,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from promptdia.apdb.schema.lsst import DIA_FORCED_SOURCE, DIA_OBJECT, DIA_SOURCE
+from promptdia.apdb.rows import stored
+from promptdia.apdb.schema.lsst import (
+    DIA_FORCED_SOURCE,
+    DIA_OBJECT,
+    DIA_SOURCE,
+    SS_OBJECT,
+    SS_SOURCE,
+    VISIT_DETECTOR,
+)
 from promptdia.apdb.schema.table import Column, TableSchema
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 """Of the tables below; raised with every change to them."""
 
 _TYPES: dict[str, type[sa.types.TypeEngine[Any]]] = {
@@ -22,6 +30,9 @@ _TYPES: dict[str, type[sa.types.TypeEngine[Any]]] = {
 
 metadata = sa.MetaData()
 
+_TIME = "midpointMjdTai"
+"""In the keys of what is measured, because PostgreSQL divides these tables by it."""
+
 
 def _column(column: Column, key: tuple[str, ...]) -> sa.Column[object]:
     kind = sa.Text if column.dtype.kind == "U" else _TYPES[column.kind]
@@ -34,9 +45,16 @@ def _column(column: Column, key: tuple[str, ...]) -> sa.Column[object]:
 
 def _sky_table(schema: TableSchema, key: tuple[str, ...], *indexes: sa.Index) -> sa.Table:
     """A table of ``schema`` with the pixel of each row, see ``pixels.sky_pixel``."""
-    columns = [_column(c, key) for c in schema.columns]
-    pixel = sa.Column("pixelId", sa.BigInteger(), nullable=False)
-    return sa.Table(schema.name, metadata, *columns, pixel, *indexes)
+    columns = [_column(c, key) for c in stored(schema).columns]
+    table = sa.Table(schema.name, metadata, *columns, *indexes)
+    if _TIME in key:
+        table.dialect_options["postgresql"]["partition_by"] = f'RANGE ("{_TIME}")'
+    return table
+
+
+def _table(schema: TableSchema, key: tuple[str, ...], *indexes: sa.Index) -> sa.Table:
+    """A table of ``schema``."""
+    return sa.Table(schema.name, metadata, *(_column(c, key) for c in schema.columns), *indexes)
 
 
 META = sa.Table(
@@ -51,7 +69,7 @@ OBJECTS = _sky_table(DIA_OBJECT, ("diaObjectId",), sa.Index("DiaObject_pixel", "
 
 SOURCES = _sky_table(
     DIA_SOURCE,
-    ("diaSourceId",),
+    ("diaSourceId", _TIME),
     sa.Index("DiaSource_pixel", "pixelId", "midpointMjdTai"),
     sa.Index("DiaSource_object", "diaObjectId"),
     sa.Index("DiaSource_visit", "visit", "detector"),
@@ -59,26 +77,22 @@ SOURCES = _sky_table(
 
 FORCED = _sky_table(
     DIA_FORCED_SOURCE,
-    ("diaObjectId", "visit", "detector"),
+    ("diaObjectId", "visit", "detector", _TIME),
     sa.Index("DiaForcedSource_pixel", "pixelId", "midpointMjdTai"),
     sa.Index("DiaForcedSource_visit", "visit", "detector"),
 )
 
-VISITS = sa.Table(
-    "VisitDetector",
-    metadata,
-    sa.Column("visit", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("detector", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("status", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("midpointMjdTai", sa.Double),
-    sa.Column("timeProcessedMjdTai", sa.Double),
-    sa.Column("nDiaSources", sa.Integer, nullable=False),
-    sa.Column("nNewDiaObjects", sa.Integer, nullable=False),
-    sa.Column("nDiaForcedSources", sa.Integer, nullable=False),
-    sa.Column("nRejected", sa.Integer, nullable=False),
+PARTITIONED = (SOURCES.name, FORCED.name)
+"""By calendar month in PostgreSQL; the partitions are made when they are needed."""
+
+SS_SOURCES = _table(SS_SOURCE, ("diaSourceId",), sa.Index("SSSource_object", "ssObjectId"))
+
+SS_OBJECTS = _table(SS_OBJECT, ("ssObjectId",))
+"""What all its sources say of each Solar System object."""
+
+VISITS = _table(
+    VISIT_DETECTOR, ("visit", "detector"), sa.Index("VisitDetector_time", "midpointMjdTai")
 )
-"""What became of each detector of each visit: done, no_work or failed."""
 
 OUTBOX = sa.Table(
     "Outbox",
@@ -90,6 +104,7 @@ OUTBOX = sa.Table(
     sa.Column("topic", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("payload", sa.LargeBinary),
+    sa.Column("nLeftOut", sa.Integer, nullable=False),
     sa.Index("Outbox_visit", "visit", "detector"),
     sa.Index("Outbox_state", "state"),
 )

@@ -42,7 +42,21 @@ DIA_SOURCE = _TABLES["DiaSource"]
 DIA_FORCED_SOURCE = _TABLES["DiaForcedSource"]
 DIA_OBJECT = _TABLES["DiaObject"]
 SS_SOURCE = _TABLES["SSSource"]
+SS_OBJECT = _TABLES["SSObject"]
 MPC_ORBITS = _TABLES["mpc_orbits"]
+VISIT_DETECTOR = _TABLES["VisitDetector"]
+"""What became of each detector of each visit, where it lay and how good it was."""
+_PREDICTED = """ssObjectId designation elongation phaseAngle topoRange topoRangeRate helioRange
+    helioRangeRate ephVmag ephRate ephRateRa ephRateDec helio_x helio_y helio_z helio_vx helio_vy
+    helio_vz topo_x topo_y topo_z topo_vx topo_vy topo_vz"""
+_PREDICTED_AT = tuple(
+    Column(name, "double", "deg", "ICRS, predicted for the middle of the visit", nullable=False)
+    for name in ("ra", "dec")
+)
+EPHEMERIS = TableSchema(
+    "Ephemeris", tuple(SS_SOURCE[name] for name in _PREDICTED.split()) + _PREDICTED_AT
+)
+"""Where a known Solar System object is at the time of a visit, and what else is predicted."""
 REJECTED = TableSchema("Rejected", DIA_SOURCE.columns + _TABLES["Rule"].columns)
 """A detection that was not alerted, and the rule that stopped it."""
 

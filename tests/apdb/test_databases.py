@@ -1,10 +1,12 @@
 """Opening, creating, several processes, crashes, and databases that refuse."""
 
 import multiprocessing
+import re
 import sqlite3
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from support.apdb import (
@@ -21,6 +23,7 @@ from support.apdb import (
 from support.databases import BACKENDS, fresh_database, run_on_server, with_option
 
 from promptdia.apdb.errors import ApdbError, TransientError
+from promptdia.apdb.queries import join_region, valid_since
 from promptdia.apdb.sql import SqlApdb
 
 
@@ -172,7 +175,10 @@ def test_a_locked_file_is_a_passing_trouble(file: Path) -> None:
 
 def test_a_read_only_file_refuses_writing_but_reads(file: Path) -> None:
     SqlApdb.open(f"sqlite:///{file}").commit(random_batch(2, seed=1))
-    apdb = SqlApdb.open(f"sqlite:///file:{file}?mode=ro&uri=true")
+    url = f"sqlite:///file:{file}?mode=ro&uri=true"
+    with pytest.raises(ApdbError, match="is read-only"):  # before a night begins
+        SqlApdb.create(url)
+    apdb = SqlApdb.open(url)
     assert apdb.countings()["DiaSource"] == 2
     with pytest.raises(ApdbError, match="is read-only"):
         apdb.commit(random_batch(2, seed=2, visit=2))
@@ -219,6 +225,8 @@ def test_a_server_that_lets_nobody_write_says_so(server: str) -> None:
     with pytest.raises(ApdbError, match="is read-only"):
         apdb.commit(random_batch(2, seed=1))
     assert apdb.countings()["DiaSource"] == 0
+    with pytest.raises(ApdbError, match="is read-only"):  # before a night begins
+        SqlApdb.create(with_option(server, "default_transaction_read_only=on"))
 
 
 def test_lost_connections_are_made_again(server: str) -> None:
@@ -245,6 +253,61 @@ def test_a_connection_lost_while_writing_is_a_passing_trouble(server: str) -> No
     again = SqlApdb.open(server)
     assert sum(again.countings().values()) == 0
     assert again.commit(random_batch(2, seed=1))
+
+
+def children(server: str) -> set[str]:
+    """The partitions there are."""
+    engine = sa.create_engine(server)
+    with engine.connect() as connection:
+        found = set(connection.exec_driver_sql("SELECT relname FROM pg_inherits JOIN pg_class ON "
+                    "pg_class.oid = inhrelid WHERE relkind = 'r' AND inhparent = "
+                    "'\"DiaSource\"'::regclass").scalars())  # fmt: skip
+    engine.dispose()
+    return found
+
+
+def test_months_are_made_when_they_are_needed(server: str) -> None:
+    apdb = SqlApdb.create(server)
+    assert children(server) == set()
+    apdb.commit(random_batch(2, seed=1))
+    assert children(server) == {"DiaSource_2026_03"}
+    apdb._backend.prepare(apdb._engine, np.array([mjd_of(1), mjd_of(1) - 1, np.nan]))
+    assert children(server) == {"DiaSource_2026_02", "DiaSource_2026_03"}
+
+
+def test_many_that_need_a_month_at_once_all_get_it(server: str) -> None:
+    stores = [SqlApdb.create(server) for _ in range(6)]
+    months = 61000 + 31.0 * np.arange(4)
+    with ThreadPoolExecutor(6) as pool:
+        for store in stores:
+            pool.submit(store._backend.prepare, store._engine, months)
+        batches = [random_batch(3, seed=d, detector=d) for d in range(6)]
+        assert all(pool.map(SqlApdb.commit, stores, batches))
+    assert len(children(server)) == 5
+    assert stores[0].countings()["DiaSource"] == 18
+
+
+def test_a_new_month_keeps_no_reader_and_no_writer_waiting(server: str) -> None:
+    apdb = SqlApdb.create(server)
+    apdb.commit(random_batch(2, seed=1))
+    with apdb._transaction(write=True) as connection:
+        connection.exec_driver_sql('UPDATE "DiaSource" SET detector = 7')
+        with apdb._transaction() as reader:
+            reader.exec_driver_sql('SELECT count(*) FROM "DiaSource"')
+            hasty = SqlApdb.open(with_option(server, "lock_timeout=1s"))
+            hasty._backend.prepare(hasty._engine, np.array([62000.0]))
+    assert "DiaSource_2028_08" in children(server)
+
+
+def test_a_preload_looks_only_at_the_months_of_its_window(server: str) -> None:
+    apdb = SqlApdb.create(server)
+    apdb._backend.prepare(apdb._engine, 61000 + np.arange(0.0, 1500.0, 10.0))
+    plan = f'EXPLAIN SELECT * FROM "DiaSource" {join_region(FIELD)} WHERE {valid_since(62000.0)}'
+    with apdb._transaction() as connection:
+        lines = [line for (line,) in connection.exec_driver_sql(plan)]
+    scanned = {m for line in lines for m in re.findall(r'on "(DiaSource_\d+_\d+)"', line)}
+    assert min(scanned) == "DiaSource_2028_08"
+    assert len(children(server)) - len(scanned) == 33
 
 
 def test_waiting_too_long_for_another_writer_is_a_passing_trouble(server: str) -> None:

@@ -52,6 +52,55 @@ def test_infinite_errors_and_extreme_numbers_survive(apdb: Apdb) -> None:
     assert facts["psfFlux"] == np.finfo(np.float32).max
 
 
+def test_text_beyond_ascii_survives(apdb: Apdb) -> None:
+    batch = random_batch(3, seed=21)
+    batch.sources["reliabilityVersion"] = ["forêt 1", "", "森"]
+    apdb.commit(batch)
+    assert_same_rows(apdb.preload(FIELD, LATER).sources, batch.sources)
+
+
+def test_what_was_measured_just_outside_a_region_comes_with_its_object(apdb: Apdb) -> None:
+    batch = random_batch(1, seed=22)
+    batch.objects["ra"], batch.objects["dec"] = RA, DEC + 0.1 - 2 * ARCSEC
+    batch.sources["ra"], batch.sources["dec"] = RA, DEC + 0.1 + 5 * ARCSEC
+    batch.forced["ra"], batch.forced["dec"] = RA, DEC + 0.1 + 5 * ARCSEC
+    apdb.commit(batch)
+    back = apdb.preload(FIELD, LATER)
+    assert (back.objects.size, back.sources.size, back.forced.size) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("what", ["sources", "forced"])
+def test_nothing_is_tied_to_an_object_far_away(apdb: Apdb, what: str) -> None:
+    batch = random_batch(2, seed=23)
+    getattr(batch, what)["dec"][1] += 11 * ARCSEC
+    with pytest.raises(ApdbError, match="lies more than 10 arcsec from its object"):
+        apdb.commit(batch)
+    assert sum(apdb.countings().values()) == 0
+
+
+def test_years_apart_and_in_any_order(apdb: Apdb) -> None:
+    """Visits of many months, the oldest last; each is stored, and the window cuts."""
+    for visit in (700_000, 1, 350_000, -900_000):
+        batch = random_batch(5, seed=24 + abs(visit))
+        ids = np.arange(5) + 10 * (visit + 10**6)
+        for rows in (batch.sources, batch.objects, batch.forced):
+            rows["diaObjectId"] = ids
+        batch.sources["diaSourceId"] = batch.forced["diaForcedSourceId"] = ids
+        for rows in (batch.sources, batch.forced):
+            rows["midpointMjdTai"], rows["visit"] = mjd_of(visit), visit_number(visit)
+        for name in ("firstDiaSourceMjdTai", "lastDiaSourceMjdTai"):
+            batch.objects[name] = mjd_of(visit)
+        batch = without(
+            batch, visit=visit_number(visit), mjd_tai=mjd_of(visit), rejected=batch.rejected[:0]
+        )
+        assert apdb.commit(batch, out_of_order=True)
+    assert apdb.check() == []
+    everything = apdb.preload(FIELD, mjd_of(700_000), window_days=5000)
+    year = apdb.preload(FIELD, mjd_of(700_000))
+    assert (everything.sources.size, everything.forced.size) == (20, 20)
+    assert (year.objects.size, year.sources.size, year.forced.size) == (20, 10, 10)
+
+
 def test_an_empty_sky_gives_empty_tables(apdb: Apdb) -> None:
     back = apdb.preload(FIELD, LATER)
     assert (back.objects.size, back.sources.size, back.forced.size) == (0, 0, 0)
@@ -169,6 +218,19 @@ def test_a_later_visit_of_another_field_makes_nothing_late(apdb: Apdb) -> None:
     assert apdb.commit(observe(apdb, 1, [RA], [DEC]))
 
 
+def test_a_clock_that_runs_backwards_matters_to_nothing(apdb: Apdb) -> None:
+    """When something was processed is noted, and decides nothing."""
+    for visit, now in ((1, 61200.0), (2, 61100.5), (3, 40000.0), (4, np.nan)):
+        batch = observe(apdb, visit, [RA], [DEC])
+        batch.sources["timeProcessedMjdTai"] = now if now == now else 61000.0
+        assert apdb.commit(without(batch, now_mjd_tai=now))
+    back = apdb.preload(FIELD, LATER)
+    assert back.objects["nDiaSources"].tolist() == [4]
+    assert back.sources["midpointMjdTai"].tolist() == [mjd_of(n) for n in (1, 2, 3, 4)]
+    assert [e.visit for e in apdb.unsent(TOPIC)] == [visit_number(n) for n in (1, 2, 3, 4)]
+    assert apdb.check() == []
+
+
 def test_detectors_of_one_visit_are_never_late(apdb: Apdb) -> None:
     apdb.commit(observe(apdb, 1, [RA], [DEC], detector=5))
     assert apdb.commit(observe(apdb, 1, [RA + 0.01], [DEC], detector=6))
@@ -221,12 +283,13 @@ def spoil(field: str, row: int, column: str, value: object):
         (spoil("objects", 0, "dec", -90.1), "dec -90.1 is no position"),
         (spoil("rejected", 0, "rule", ""), "names no rule"),
         (spoil("sources", 0, "visit", 20260301_00009), "is of another visit or detector"),
-        (spoil("forced", 0, "detector", 9), "is of another visit or detector"),
+        (spoil("forced", 0, "detector", 9), "detector 9, which is not done"),
         (spoil("sources", 0, "diaObjectId", 0), "exactly one of them must be set"),
         (spoil("sources", 0, "ssObjectId", 4), "exactly one of them must be set"),
         (spoil("sources", 0, "diaObjectId", 12345), "a source belongs to object 12345"),
         (spoil("forced", 0, "diaObjectId", 12345), "a forced source belongs to object 12345"),
         (lambda b: without(b, payloads=[b"x"]), "1 alerts for 4 sources"),
+        (lambda b: without(b, left_out=[1]), "1 counts left out for 4 sources"),
         (lambda b: without(b, sources=b.sources[[0, 0]], payloads=()), "occurs 2 times"),
     ],
 )
