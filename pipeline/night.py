@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from astropy.time import Time
 
-from promptdia.apdb.store import Apdb, Status
+from promptdia.apdb.store import Apdb, Region, Status
 from promptdia.pipeline.delivery import archive_alerts
-from promptdia.pipeline.ephemerides import load_ephemerides
+from promptdia.pipeline.ephemerides import load_ephemerides, load_orbits
 from promptdia.pipeline.errors import ApdbError, NoWork, TaskError
 from promptdia.pipeline.factory import make_tasks
 from promptdia.pipeline.pool import Executor, ordered
+from promptdia.pipeline.precovery import Precovery
 from promptdia.pipeline.repository import Repository, in_time_order
 from promptdia.pipeline.retry import with_retries
 from promptdia.pipeline.timing import Stopwatch
@@ -22,6 +24,7 @@ from promptdia.pipeline.worker import (
     process_images,
     save_outcome,
 )
+from promptdia.tasks.model.arrays import Catalog
 from promptdia.tasks.model.visit import Visit
 
 Job = tuple[Visit, int]
@@ -76,15 +79,20 @@ def _into_database(
     timed, number = Stopwatch(outcome.seconds), outcome.detector
     if outcome.status == "done":
         try:
-            changes = timed("read_back", load_changes, repository, visit.id, number)
+            where = (visit.id, number)
+            changes = timed("read_back", load_changes, repository, *where, outcome.metrics)
+            tasks = make_tasks(repository.config)
+            precovery = Precovery(repository, store, tasks.force)
             with_retries(
                 lambda: update_sky(
                     changes,
                     store,
-                    make_tasks(repository.config),
-                    Delivery(topic, repository.config.alert_schema),
+                    tasks,
+                    _delivery(repository, topic),
                     timed,
                     ss_objects=load_ephemerides(repository.root, visit.id),
+                    load_orbits=partial(load_orbits, repository.root),
+                    precover=lambda *new: _precovered(precovery, outcome, *new),
                     now_mjd_tai=_now(),
                     out_of_order=out_of_order,
                 )
@@ -104,6 +112,15 @@ def _into_database(
     return outcome
 
 
+def _precovered(
+    precovery: Precovery, outcome: Outcome, objects: Catalog, region: Region, visit: Visit
+) -> Catalog:
+    """Early points of new objects; what could not be measured is noted in the outcome."""
+    found = precovery.run(objects, region, visit)
+    outcome.precovery_missing = list(found.missing)
+    return found.rows
+
+
 def _as_stored(repository: Repository, store: Apdb, visit: Visit, number: int) -> Outcome:
     """The outcome of an earlier run; what that run did not get to, files, is made up for."""
     known = load_outcome(repository, visit.id, number)
@@ -116,6 +133,11 @@ def _as_stored(repository: Repository, store: Apdb, visit: Visit, number: int) -
     if outcome != known:
         save_outcome(repository, outcome)
     return outcome
+
+
+def _delivery(repository: Repository, topic: str) -> Delivery:
+    config, broker = repository.config, repository.settings.broker
+    return Delivery(topic, config.alert_schema, broker.max_message_bytes, config.strict_cutouts)
 
 
 def _count(outcome: Outcome, store: Apdb) -> None:

@@ -6,17 +6,19 @@ phase* ties them to the sky's history in the database; it runs in time order, in
 one transaction, and what it commits is what is sent.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from promptdia.apdb.ids import dia_source_ids
 from promptdia.apdb.store import Apdb, Batch, Region
 from promptdia.pipeline.factory import Tasks
-from promptdia.pipeline.io.avro import encode_alerts
+from promptdia.pipeline.io.avro import ENVELOPE_BYTES, Packet, packets
 from promptdia.pipeline.timing import Stopwatch
 from promptdia.tasks.calibrate import Calibrated
-from promptdia.tasks.model.arrays import Catalog
+from promptdia.tasks.model.arrays import Catalog, copied
 from promptdia.tasks.model.calibrations import Calibrations
 from promptdia.tasks.model.exposure import (
     DifferenceExposure,
@@ -24,7 +26,11 @@ from promptdia.tasks.model.exposure import (
     ScienceExposure,
     TemplateExposure,
 )
+from promptdia.tasks.model.visit import Visit
+from promptdia.tasks.package import Alert
 from promptdia.tasks.solar_system import solar_system_sources
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +56,10 @@ class Delivery:
     """Kafka topic they are meant for."""
     schema: str
     """Version of the alert schema."""
+    max_message_bytes: int
+    """Of the broker; a longer history is shortened to that."""
+    strict_cutouts: bool = False
+    """Cutouts have exactly the header cards of Rubin's, which hold no celestial WCS."""
 
 
 def calibrate(
@@ -57,7 +67,8 @@ def calibrate(
 ) -> Calibrated:
     """A raw frame as a science image in nJy with WCS and PSF, and its stars."""
     exposure = timed("isr", tasks.remove_signature.run, raw, calibrations)
-    return timed("calibrate", tasks.calibrate.run, exposure, references)
+    done = timed("calibrate", tasks.calibrate.run, exposure, references)
+    return done._replace(science=tasks.mark_spikes.run(done.science, references))
 
 
 def find_changes(
@@ -94,13 +105,16 @@ def update_sky(
     timed: Stopwatch,
     *,
     ss_objects: Catalog,
+    load_orbits: Callable[[Sequence[str]], Catalog],
+    precover: Callable[[Catalog, Region, Visit], Catalog],
     now_mjd_tai: float,
     out_of_order: bool = False,
 ) -> bool:
     """The catalogue phase: associate, force, summarise, package and commit.
 
     When it returns, sources, objects, forced sources, ledger and the alerts to send are in
-    the database, all or none. False when they were there before.
+    the database, all or none. False when they were there before. ``precover`` measures the
+    objects that this visit founds on earlier ones, so that their first alert has a past.
     """
     science, difference = changes.science, changes.difference
     visit, region = science.visit, Region.of(science.wcs, science.shape)
@@ -108,11 +122,18 @@ def update_sky(
     new = _stamped(changes.sources, now_mjd_tai)
     sky = timed("associate", tasks.associate.run, new, past.objects, ss_objects)
     forced = timed("force", tasks.force.run, sky.objects, difference, science)
-    forced = _stamped(forced, now_mjd_tai)
-    sources = np.concatenate([past.sources, sky.sources])
-    all_forced = np.concatenate([past.forced, forced])
+    founded = sky.objects[np.isin(sky.objects["diaObjectId"], new["diaSourceId"])]
+    early = timed("precover", precover, founded, region, visit)
+    forced = _stamped(copied(forced, early), now_mjd_tai)
+    # numbered by the visit that makes them, which no other detector-visit can do again
+    forced["diaForcedSourceId"] = dia_source_ids(
+        visit.id, science.detector.id, np.arange(forced.size), tasks.force.config.release
+    )
+    sources = copied(past.sources, sky.sources)
+    all_forced = copied(past.forced, forced)
     objects = timed("summarize", tasks.summarize.run, sky.objects, sources, all_forced)
     objects["validityStartMjdTai"] = visit.mjd_tai
+    ss_sources = solar_system_sources(sky.sources, ss_objects)
     alerts = timed(
         "package",
         tasks.package.run,
@@ -123,8 +144,10 @@ def update_sky(
         science,
         changes.template,
         difference,
-        solar_system_sources(sky.sources, ss_objects),
+        ss_sources,
+        load_orbits(ss_sources["designation"].tolist()),
     )
+    made = timed("package", _encoded, alerts, delivery)
     batch = Batch(
         visit=visit.id,
         detector=science.detector.id,
@@ -137,9 +160,25 @@ def update_sky(
         forced=forced,
         rejected=np.concatenate([changes.rejected, sky.rejected]),
         topic=delivery.topic,
-        payloads=timed("package", encode_alerts, alerts, delivery.schema),
+        payloads=[packet.message for packet in made],
+        left_out=[packet.n_left_out for packet in made],
+        ss_sources=ss_sources,
+        quality=changes.metrics,
     )
     return timed("commit", store.commit, batch, out_of_order=out_of_order)
+
+
+def _encoded(alerts: Sequence[Alert], delivery: Delivery) -> list[Packet]:
+    room = delivery.max_message_bytes - ENVELOPE_BYTES
+    made = list(packets(alerts, delivery.schema, delivery.strict_cutouts, room))
+    for alert, packet in zip(alerts, made):
+        if packet.n_left_out:
+            log.warning(
+                "alert %d lacks the oldest %d points of its history: whole it would exceed "
+                "max_message_bytes %d",
+                alert.id, packet.n_left_out, delivery.max_message_bytes,
+            )  # fmt: skip
+    return made
 
 
 def _numbers(notes: dict[str, str | float | int | bool]) -> dict[str, float]:

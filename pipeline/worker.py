@@ -48,6 +48,8 @@ class Outcome:
     """Wall seconds per task."""
     metrics: dict[str, float] = field(default_factory=dict)
     template_visits: list[int] = field(default_factory=list)
+    precovery_missing: list[str] = field(default_factory=list)
+    """Why earlier detectors could not be measured where this one found something new."""
     n_dia_sources: int = 0
     n_alerts: int = 0
     n_new_dia_objects: int = 0
@@ -70,7 +72,7 @@ def process_images(root: Path, visit: int, detector: int) -> Outcome:
         outcome.status, outcome.reason = "no_work", str(nothing)
     except CalibrationFailed as failure:
         outcome.status, outcome.reason = "failed", str(failure)
-        outcome.metrics = failure.summary
+        outcome.metrics = failure.reached.summary
         save_incomplete(repository, failure)
     except PromptdiaError as failure:
         outcome.status, outcome.reason = "failed", str(failure)
@@ -139,10 +141,12 @@ def save_calibrated(repository: Repository, calibrated: Calibrated) -> None:
 
 def save_incomplete(repository: Repository, failure: CalibrationFailed) -> None:
     """Keep what calibration reached, under a name that nothing takes for a science image."""
-    reached = failure.exposure
+    reached = failure.reached.exposure
     reached = reached.replace(notes={**reached.notes, "FAILED": failure.step})
     where = reached.visit.id, reached.detector.id
     write_exposure(repository.product(*where, "calexp_incomplete.fits"), reached)
+    path = repository.product(*where, "sources_incomplete.parquet")
+    write_catalog(path, failure.reached.sources, SOURCE)
 
 
 def save_changes(repository: Repository, changes: Changes) -> None:
@@ -154,8 +158,10 @@ def save_changes(repository: Repository, changes: Changes) -> None:
     write_catalog(repository.product(*where, "rejected.parquet"), changes.rejected, REJECTED)
 
 
-def load_changes(repository: Repository, visit: int, detector: int) -> Changes:
-    """What ``save_changes`` wrote, for the catalogue phase."""
+def load_changes(
+    repository: Repository, visit: int, detector: int, metrics: dict[str, float]
+) -> Changes:
+    """What ``save_changes`` wrote, for the catalogue phase; ``metrics`` are in no file."""
     camera = repository.detector(detector)
 
     def product(name: str) -> Path:
@@ -167,7 +173,7 @@ def load_changes(repository: Repository, visit: int, detector: int) -> Changes:
         difference=read_exposure(product("difference.fits"), camera, DifferenceExposure),
         sources=read_catalog(product("dia_sources.parquet"), DIA_SOURCE),
         rejected=read_catalog(product("rejected.parquet"), REJECTED),
-        metrics={},
+        metrics=metrics,
     )
 
 

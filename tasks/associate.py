@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from promptdia.apdb.schema.lsst import DIA_OBJECT, REJECTED
 from promptdia.apdb.schema.table import Column, TableSchema
 from promptdia.tasks.errors import TaskError
+from promptdia.tasks.kernels.close_pairs import first_come
+from promptdia.tasks.kernels.lookup import rows_of
 from promptdia.tasks.match_likelihood import match_most_likely
-from promptdia.tasks.model.arrays import Bools, Catalog, Floats, Ints
-from promptdia.tasks.model.wcs import unit_vectors
+from promptdia.tasks.model.arrays import Bools, Catalog, Floats, Ints, copied
+from promptdia.tasks.near import close_pairs
 
 SS_POSITION = TableSchema(
     "SSObjectPosition",
@@ -35,6 +36,8 @@ class AssociateConfig:
     likeliest as a whole, by the errors of both positions."""
     error_floor_arcsec: float = 0.1
     """Added in quadrature to each position's error by method likelihood."""
+    max_sigma: float = 4.0
+    """Method likelihood joins no pair that lies farther apart than so many of its errors."""
     ss_radius_arcsec: float = 1.0
     """Greatest distance between a source and a predicted Solar System object."""
     solar_system_first: bool = False
@@ -53,7 +56,7 @@ class AssociationCounts(NamedTuple):
     solar_system: int
     founded: int
     rejected: int
-    """Could join nothing and were not allowed to found an object."""
+    """Have no position, or could join nothing and were not allowed to found an object."""
     unseen: int
     """Known objects, not sources, that nothing joined."""
 
@@ -66,7 +69,7 @@ class Association(NamedTuple):
     objects: Catalog
     """DIA_OBJECT: all that were given, then the new ones; times and nDiaSources updated."""
     rejected: Catalog
-    """REJECTED sources; none unless a founding rule is set."""
+    """REJECTED sources: without a position, or stopped by a founding rule where one is set."""
     counts: AssociationCounts
 
 
@@ -83,11 +86,15 @@ class AssociateSources:
 
         ``sources`` are DIA_SOURCE rows, ``objects`` DIA_OBJECT rows, ``ss_objects``
         SS_POSITION rows. A source that nothing claims founds the object that carries its
-        id. TaskError when a position is not finite or an id occurs twice.
+        id; one without a position is rejected. TaskError when the position of an object
+        is not finite or an id occurs twice.
         """
-        _refuse_bad_input("source", sources["diaSourceId"], sources)
+        _refuse_double("source", sources["diaSourceId"])
         _refuse_bad_input("object", objects["diaObjectId"], objects)
         _refuse_bad_input("Solar System object", ss_objects["ssObjectId"], ss_objects)
+        placed = _placed(sources)
+        nowhere, sources = _rejected(sources[~placed]), sources[placed]
+        nowhere["rule"] = "no_position"
         object_ids, ss_ids = self._owners(sources, objects, ss_objects)
 
         free = (object_ids == 0) & (ss_ids == 0)
@@ -95,18 +102,18 @@ class AssociateSources:
         found = free & ~refused
         object_ids = np.where(found, sources["diaSourceId"], object_ids)
 
-        owned = sources.copy()
+        owned = copied(sources)
         owned["diaObjectId"], owned["ssObjectId"] = object_ids, ss_ids
-        updated = _updated(objects, owned[(object_ids != 0) & ~found])
         counts = AssociationCounts(
             updated=int(((object_ids != 0) & ~found).sum()),
             solar_system=int((ss_ids != 0).sum()),
             founded=int(found.sum()),
-            rejected=int(refused.sum()),
+            rejected=int(refused.sum()) + nowhere.size,
             unseen=int((~np.isin(objects["diaObjectId"], object_ids)).sum()),
         )
-        objects = np.concatenate([updated, _new_objects(owned[found])])
-        return Association(owned[~refused], objects, rejected, counts)
+        joined = owned[(object_ids != 0) & ~found]
+        objects = _with_joined(copied(objects, _new_objects(owned[found])), joined)
+        return Association(owned[~refused], objects, copied(nowhere, rejected), counts)
 
     def _owners(self, sources: Catalog, objects: Catalog, ss_objects: Catalog) -> tuple[Ints, Ints]:
         """(n,) diaObjectId and (n,) ssObjectId of each source, 0 for none."""
@@ -122,8 +129,8 @@ class AssociateSources:
         if self.config.method == "closest":
             return _claim(sources, free, objects, ids, radius)
         candidates = np.flatnonzero(free)
-        floor = self.config.error_floor_arcsec
-        i, j = match_most_likely(sources[candidates], objects, radius, floor)
+        errors = self.config.error_floor_arcsec, self.config.max_sigma
+        i, j = match_most_likely(sources[candidates], objects, radius, *errors)
         owners = np.zeros(sources.size, np.int64)
         owners[candidates[i]] = ids[j]
         return owners
@@ -144,9 +151,7 @@ class AssociateSources:
             stopped[(stopped < 0) & broken & free] = number
         refused = stopped >= 0
 
-        rows = REJECTED.empty(int(refused.sum()))
-        for name in sources.dtype.names or ():
-            rows[name] = sources[name][refused]
+        rows = _rejected(sources[refused])
         by_score = stopped[refused] == len(rules) - 1
         rows["rule"] = [rules[number][0] for number in stopped[refused]]
         rows["rule_value"] = np.where(by_score, rows["reliability"], 1.0)
@@ -163,26 +168,11 @@ def match_closest_first(
     Equal distances are taken in the order of ``id1``, then ``id2``, so the result does
     not depend on the order of the rows. Positions in degrees, poles and RA 0 included.
     """
-    nothing = np.zeros(0, np.int64)
-    if not (ra1.size and ra2.size):
-        return nothing, nothing
-    v1, v2 = unit_vectors(ra1, dec1), unit_vectors(ra2, dec2)
-    # the straight line through the sphere grows with the angle, and is exact when small
-    chord = 2 * np.sin(np.deg2rad(radius_arcsec / 3600) / 2)
-    near = cKDTree(v1).sparse_distance_matrix(
-        cKDTree(v2), chord * (1 + 1e-6), output_type="coo_matrix"
-    )
-    i, j = near.row.astype(np.int64), near.col.astype(np.int64)
-    distance = np.sqrt(((v1[i] - v2[j]) ** 2).sum(axis=1))
-    close = distance <= chord
-    i, j, distance = i[close], j[close], distance[close]
-    free1, free2 = np.ones(ra1.size, bool), np.ones(ra2.size, bool)
-    pairs = []
-    for k in np.lexsort((id2[j], id1[i], distance)):
-        if free1[i[k]] and free2[j[k]]:
-            free1[i[k]] = free2[j[k]] = False
-            pairs.append(k)
-    return i[pairs], j[pairs]
+    i, j, distance = close_pairs(ra1, dec1, ra2, dec2, radius_arcsec)
+    order = np.lexsort((id2[j], id1[i], distance))
+    i, j = i[order], j[order]
+    taken = first_come(i, j, ra1.size, ra2.size)
+    return i[taken], j[taken]
 
 
 def _claim(
@@ -197,20 +187,19 @@ def _claim(
     return ids
 
 
-def _updated(objects: Catalog, joined: Catalog) -> Catalog:
+def _with_joined(objects: Catalog, joined: Catalog) -> Catalog:
     """The objects with the sources that joined them counted and their times noted."""
-    result = objects.copy()
-    if joined.size:
-        order = np.argsort(objects["diaObjectId"])
-        at = order[np.searchsorted(objects["diaObjectId"], joined["diaObjectId"], sorter=order)]
-        times = joined["midpointMjdTai"]
-        result["nDiaSources"][at] += 1
-        # fmin and fmax pass over a time that is not known yet
-        first, last = "firstDiaSourceMjdTai", "lastDiaSourceMjdTai"
-        result[first][at] = np.fmin(result[first][at], times)
-        result[last][at] = np.fmax(result[last][at], times)
-        result["validityStartMjdTai"][at] = joined["timeProcessedMjdTai"]
-    return result
+    at = rows_of(
+        np.ascontiguousarray(objects["diaObjectId"]), np.ascontiguousarray(joined["diaObjectId"])
+    )
+    times = joined["midpointMjdTai"]
+    objects["nDiaSources"][at] += 1
+    # fmin and fmax pass over a time that is not known yet
+    first, last = "firstDiaSourceMjdTai", "lastDiaSourceMjdTai"
+    objects[first][at] = np.fmin(objects[first][at], times)
+    objects[last][at] = np.fmax(objects[last][at], times)
+    objects["validityStartMjdTai"][at] = joined["timeProcessedMjdTai"]
+    return objects
 
 
 def _new_objects(founders: Catalog) -> Catalog:
@@ -226,15 +215,33 @@ def _new_objects(founders: Catalog) -> Catalog:
     return objects
 
 
+def _rejected(sources: Catalog) -> Catalog:
+    """REJECTED rows of sources, the rule still open."""
+    rows = REJECTED.empty(sources.size)
+    for name in sources.dtype.names or ():
+        rows[name] = sources[name]
+    return rows
+
+
+def _placed(rows: Catalog) -> Bools:
+    placed: Bools = np.isfinite(rows["ra"]) & (np.abs(rows["dec"]) <= 90)
+    return placed
+
+
 def _refuse_bad_input(what: str, ids: Ints, rows: Catalog) -> None:
-    lost = ~(np.isfinite(rows["ra"]) & np.isfinite(rows["dec"]))
+    lost = ~_placed(rows)
     if lost.any():
         raise TaskError(
             f"{what} {ids[np.argmax(lost)]} has ra {rows['ra'][np.argmax(lost)]} and dec "
             f"{rows['dec'][np.argmax(lost)]}; both must be finite to associate it"
         )
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
+    _refuse_double(what, ids)
+
+
+def _refuse_double(what: str, ids: Ints) -> None:
+    ordered = np.sort(ids)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if twice.size:
         raise TaskError(
-            f"{what} id {values[np.argmax(counts)]} occurs {counts.max()} times, must be unique"
+            f"{what} id {twice[0]} occurs {(ids == twice[0]).sum()} times, must be unique"
         )

@@ -7,10 +7,10 @@ import numpy as np
 from promptdia.apdb.ids import dia_source_ids
 from promptdia.apdb.schema.lsst import DIA_FORCED_SOURCE
 from promptdia.tasks.detect import usable
-from promptdia.tasks.model.arrays import Bools, Catalog, Floats
+from promptdia.tasks.model.arrays import Bools, Catalog, Floats, Ints
 from promptdia.tasks.model.exposure import DifferenceExposure, Exposure, ScienceExposure
 from promptdia.tasks.model.mask import MaskPlane
-from promptdia.tasks.model.psf import fwhm_px
+from promptdia.tasks.model.psf import Psf, fwhm_px
 from promptdia.tasks.psf_photometry import PsfFlux, psf_flux
 
 
@@ -24,6 +24,8 @@ class ForcedConfig:
     """Pixels within this many FWHM take part in the PSF fit."""
     release: int = 0
     """Release number that goes into the ids."""
+    precovery_days: float = 30.0
+    """A new object is also measured on the stored visits of this many days before; 0 is never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class ForcedPhotometry:
 
         Rows of DIA_OBJECT outside the detector, within ``border_px`` of its border or on
         a pixel without data have no row. A flux is nan where no pixel could be used.
-        ``timeProcessedMjdTai`` is left for the caller.
+        ``timeProcessedMjdTai`` is left for the caller. Only pixels around the objects are
+        looked at, so the exposures' arrays may be files mapped to memory.
         """
         x, y = difference.wcs.sky_to_pixel(objects["ra"], objects["dec"])
         seen = self._on_detector(difference, x, y)
@@ -72,5 +75,53 @@ class ForcedPhotometry:
         psf = exposure.require_psf()
         ny, nx = exposure.shape
         radius = self.config.fit_radius_fwhm * fwhm_px(psf, nx / 2, ny / 2)
-        bad = ~usable(exposure)
-        return psf_flux(exposure.image, exposure.variance, bad, psf, x, y, radius)
+        stamps = _Strip.cut(exposure, x, y, min(int(np.ceil(radius)) + 1, psf.size // 2))
+        cut = stamps.exposure
+        bad = ~usable(cut)
+        return psf_flux(cut.image, cut.variance, bad, stamps, *stamps.places(x, y), radius)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Strip:
+    """Squares around positions of an exposure, one below the other, and the PSF there."""
+
+    exposure: Exposure
+    psf: Psf
+    x0: Ints
+    """(n,) column of the exposure under the first of each square."""
+    y0: Ints
+
+    @classmethod
+    def cut(cls, exposure: Exposure, x: Floats, y: Floats, half: int) -> "_Strip":
+        ny, nx = exposure.shape
+        x0, y0 = (np.rint(v).astype(np.int64) - half for v in (x, y))
+        side = 2 * half + 1
+        rows = (y0[:, None] + np.arange(side)).reshape(-1, 1)
+        columns = np.repeat(x0[:, None] + np.arange(side), side, axis=0)
+        inside = (rows >= 0) & (rows < ny) & (columns >= 0) & (columns < nx)
+        at = np.clip(rows, 0, ny - 1), np.clip(columns, 0, nx - 1)
+        mask = np.where(inside, exposure.mask[at], MaskPlane.NO_DATA.value)
+        squares = exposure.replace(
+            image=exposure.image[at].astype(np.float32),
+            mask=mask.astype(np.int32),
+            variance=exposure.variance[at].astype(np.float32),
+        )
+        return cls(squares, exposure.require_psf(), x0, y0)
+
+    @property
+    def size(self) -> int:
+        """Side of a PSF stamp."""
+        return self.psf.size
+
+    def places(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Where the positions lie on the strip."""
+        return x - self.x0, y - self.y0 + self._side * np.arange(x.size)
+
+    def stamps(self, x: Floats, y: Floats) -> Floats:
+        """The PSF at positions of the strip."""
+        square = np.rint(y).astype(np.int64) // self._side
+        return self.psf.stamps(x + self.x0[square], y - self._side * square + self.y0[square])
+
+    @property
+    def _side(self) -> int:
+        return self.exposure.shape[1]

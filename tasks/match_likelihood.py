@@ -4,20 +4,26 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from promptdia.tasks.errors import TaskError
 from promptdia.tasks.model.arrays import Catalog, Floats, Ints
 from promptdia.tasks.model.wcs import unit_vectors
+from promptdia.tasks.near import close_pairs
 
 _LEAST = 1e-9
 """Weight of a pair within the radius that speaks against itself: any pair beats none."""
 
 
 def match_most_likely(
-    left: Catalog, right: Catalog, radius_arcsec: float, error_floor_arcsec: float
+    left: Catalog,
+    right: Catalog,
+    radius_arcsec: float,
+    error_floor_arcsec: float,
+    max_sigma: float = np.inf,
 ) -> tuple[Ints, Ints]:
     """Indices of one-to-one pairs within the radius of which the total weight is greatest.
+
+    Pairs more than ``max_sigma`` of their errors, floor included, apart are none.
 
     Rows have ra, dec and, where known, raErr, decErr (degrees, ra times cos dec) and
     ra_dec_Cov. The first field of each is an id: the result does not depend on the order
@@ -26,34 +32,21 @@ def match_most_likely(
     """
     if not error_floor_arcsec > 0:
         raise TaskError(f"error_floor_arcsec is {error_floor_arcsec:g}, must be positive")
-    order1 = np.argsort(left[(left.dtype.names or ())[0]])
-    order2 = np.argsort(right[(right.dtype.names or ())[0]])
-    one, two = left[order1], right[order2]
-    i, j = close_pairs(one, two, radius_arcsec)
-    weight = pair_weights(one[i], two[j], radius_arcsec, error_floor_arcsec)
-    chosen = _best(i, j, weight, one.size, two.size)
-    return order1[i[chosen]], order2[j[chosen]]
-
-
-def close_pairs(left: Catalog, right: Catalog, radius_arcsec: float) -> tuple[Ints, Ints]:
-    """Indices of all pairs within the radius."""
-    if not (left.size and right.size):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    v1, v2 = unit_vectors(left["ra"], left["dec"]), unit_vectors(right["ra"], right["dec"])
-    # the straight line through the sphere grows with the angle, and is exact when small
-    chord = 2 * np.sin(np.deg2rad(radius_arcsec / 3600) / 2)
-    near = cKDTree(v1).sparse_distance_matrix(
-        cKDTree(v2), chord * (1 + 1e-6), output_type="ndarray"
-    )
-    i, j = near["i"].astype(np.int64), near["j"].astype(np.int64)
-    close = ((v1[i] - v2[j]) ** 2).sum(axis=1) <= chord**2
-    return i[close], j[close]
+    id1, id2 = (rows[(rows.dtype.names or ())[0]] for rows in (left, right))
+    i, j, _ = close_pairs(left["ra"], left["dec"], right["ra"], right["dec"], radius_arcsec)
+    order = np.lexsort((id2[j], id1[i]))
+    i, j = i[order], j[order]
+    weight, chi2 = pair_weights(left[i], right[j], radius_arcsec, error_floor_arcsec)
+    near = chi2 <= max_sigma**2
+    i, j, weight = i[near], j[near], weight[near]
+    chosen = _best(_numbered(id1[i]), _numbered(id2[j]), weight)
+    return i[chosen], j[chosen]
 
 
 def pair_weights(
     left: Catalog, right: Catalog, radius_arcsec: float, error_floor_arcsec: float
-) -> Floats:
-    """(n,) logarithm of how much likelier each pair is one object than two; positive.
+) -> tuple[Floats, Floats]:
+    """(n,) logarithm of how much likelier each pair is one object than two, positive; and chi2.
 
     One object: the offset on the tangent plane is Gaussian with the sum of both
     covariances, each widened by the error floor. Two: a constant density, which a pair
@@ -71,28 +64,34 @@ def pair_weights(
     floor2 = 2 * error_floor_arcsec**2
     two = -0.5 * radius_arcsec**2 / floor2 - np.log(floor2)
     weight: Floats = np.maximum(-0.5 * chi2 - 0.5 * np.log(determinant) - two, _LEAST)
-    return weight
+    return weight, chi2
 
 
-def _best(i: Ints, j: Ints, weight: Floats, n_left: int, n_right: int) -> Ints:
+def _numbered(ids: Ints) -> Ints:
+    """(n,) place of each id among all of them."""
+    numbers: Ints = np.unique(ids, return_inverse=True)[1]
+    return numbers
+
+
+def _best(i: Ints, j: Ints, weight: Floats) -> Ints:
     """Which pairs make the matching of greatest total weight."""
-    if not i.size:
-        return np.zeros(0, np.int64)
-    ends = n_left + n_right
-    graph = coo_matrix((np.ones(i.size), (i, n_left + j)), shape=(ends, ends))
-    group = connected_components(graph, directed=False)[1][i]
-    order = np.argsort(group, kind="stable")
-    borders = np.flatnonzero(np.diff(group[order])) + 1
-    return np.sort(np.concatenate([_best_of(g, i, j, weight) for g in np.split(order, borders)]))
+    n = i.size
+    alone = (np.bincount(i, minlength=n)[i] == 1) & (np.bincount(j, minlength=n)[j] == 1)
+    chosen, rest = [np.flatnonzero(alone)], np.flatnonzero(~alone)
+    if rest.size:
+        graph = coo_matrix((np.ones(rest.size), (i[rest], n + j[rest])), shape=(2 * n, 2 * n))
+        group = connected_components(graph, directed=False)[1][i[rest]]
+        order = np.argsort(group, kind="stable")
+        borders = np.flatnonzero(np.diff(group[order])) + 1
+        chosen += [_best_of(pairs, i, j, weight) for pairs in np.split(rest[order], borders)]
+    return np.sort(np.concatenate(chosen))
 
 
 def _best_of(pairs: Ints, i: Ints, j: Ints, weight: Floats) -> Ints:
     """The best matching of one connected group."""
-    if pairs.size == 1:
-        return pairs
-    rows, row = np.unique(i[pairs], return_inverse=True)
-    columns, column = np.unique(j[pairs], return_inverse=True)
-    table, number = np.zeros((rows.size, columns.size)), np.full((rows.size, columns.size), -1)
+    row, column = _numbered(i[pairs]), _numbered(j[pairs])
+    shape = int(row.max()) + 1, int(column.max()) + 1
+    table, number = np.zeros(shape), np.full(shape, -1)
     table[row, column], number[row, column] = weight[pairs], pairs
     chosen: Ints = number[linear_sum_assignment(table, maximize=True)]
     return chosen[chosen >= 0]

@@ -31,11 +31,19 @@ def write_catalog(path: Path, rows: Catalog, schema: TableSchema | None = None) 
 
 def read_catalog(path: Path, schema: TableSchema) -> Catalog:
     """Rows of a file in the schema's dtype; columns the file lacks stay unknown."""
-    table = read_table(path)
+    return catalog(read_table(path), schema)
+
+
+def catalog(table: pa.Table, schema: TableSchema) -> Catalog:
+    """Rows of an Arrow table in the schema's dtype; what it lacks stays unknown."""
     rows = schema.empty(table.num_rows)
     for column in schema.columns:
         if column.name in table.column_names:
-            rows[column.name] = table[column.name].to_numpy()
+            values = table[column.name]
+            if values.null_count and column.dtype.kind != "f":
+                unknown: Any = "" if column.dtype.kind == "U" else 0
+                values = values.fill_null(unknown)
+            rows[column.name] = values.to_numpy()
     return rows
 
 

@@ -89,6 +89,14 @@ def test_visit_by_visit_and_detector_by_detector_is_the_same_as_a_night(
     assert rows(imaged) == rows(processed)
 
 
+@pytest.mark.slow
+def test_more_workers_store_the_same(fresh: Path, processed: Path) -> None:
+    """The short version of scripts/workers; the visits overlap."""
+    assert promptdia("night", fresh, NIGHT, "--workers", 3).status == 0
+    assert differences(alerts_of(fresh), alerts_of(processed)) == {}
+    assert rows(fresh) == rows(processed)
+
+
 def test_a_visit_that_comes_late_is_refused_and_can_be_forced(imaged: Path) -> None:
     assert promptdia("visit", imaged, VISITS[1], "--workers", 1).status == 0
     late = promptdia("visit", imaged, VISITS[0], "--workers", 1, "--json")

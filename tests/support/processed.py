@@ -115,7 +115,12 @@ def stored_images(root: Path, visit: int, detector: int) -> Outcome:
     found = load_outcome(Repository(root), visit, detector)
     assert found is not None
     return Outcome(
-        visit, detector, "done", seconds=found.seconds, n_dia_sources=found.n_dia_sources
+        visit,
+        detector,
+        "done",
+        seconds=found.seconds,
+        metrics=found.metrics,
+        n_dia_sources=found.n_dia_sources,
     )
 
 

@@ -221,13 +221,23 @@ def test_a_source_barred_from_founding_goes_to_the_ledger_with_its_rule() -> Non
     assert associate(sources, objects).rejected.size == 0
 
 
-@pytest.mark.parametrize("which", ["source", "object"])
-def test_a_position_that_is_not_finite_is_named(which: str) -> None:
-    sources = make_sources(np.array([10.0, 11.0]), np.zeros(2))
-    objects = make_objects(np.array([10.0, 11.0]), np.zeros(2))
-    {"source": sources, "object": objects}[which]["ra"][1] = np.nan
-    with pytest.raises(TaskError, match=rf"{which} \d+ has ra nan and dec 0.0"):
-        associate(sources, objects)
+def test_a_source_without_a_position_goes_to_the_ledger_and_the_others_go_on() -> None:
+    sources = make_sources(np.array([10.0, 11.0, 12.0, 13.0]), np.zeros(4))
+    sources["ra"][1], sources["dec"][2] = np.nan, 91.0
+    result = associate(sources, make_objects(np.array([10.0]), np.zeros(1)))
+    assert result.sources["diaObjectId"].tolist() == [1, 1003]
+    assert result.rejected["diaSourceId"].tolist() == [1001, 1002]
+    assert set(result.rejected["rule"]) == {"no_position"}
+    assert result.counts == (1, 0, 1, 2, 0)
+
+
+def test_a_known_object_without_a_position_is_named() -> None:
+    objects = make_objects(np.array([10.0, np.nan]), np.zeros(2))
+    with pytest.raises(TaskError, match=r"object 2 has ra nan and dec 0\.0"):
+        associate(make_sources(np.array([10.0]), np.zeros(1)), objects)
+    lost = solar_system(np.nan, 0.0)
+    with pytest.raises(TaskError, match="Solar System object 77 has ra nan"):
+        associate(make_sources(np.array([10.0]), np.zeros(1)), objects[:1], lost)
 
 
 def test_ids_that_occur_twice_are_refused() -> None:
@@ -235,6 +245,10 @@ def test_ids_that_occur_twice_are_refused() -> None:
     sources["diaSourceId"] = 5
     with pytest.raises(TaskError, match="source id 5 occurs 2 times"):
         associate(sources, make_objects(np.array([]), np.array([])))
+    objects = make_objects(np.array([10.0, 11.0]), np.zeros(2))
+    objects["diaObjectId"] = 8
+    with pytest.raises(TaskError, match="object id 8 occurs 2 times"):
+        associate(make_sources(np.array([10.0]), np.zeros(1)), objects)
 
 
 def test_nothing_gives_nothing() -> None:

@@ -62,9 +62,15 @@ def best_by_trying_all(table: Floats, allowed: np.ndarray) -> float:
     return best
 
 
-places = st.lists(
-    st.tuples(st.floats(-1.5, 1.5), st.floats(-1.5, 1.5)), min_size=0, max_size=4
-).map(lambda pairs: np.array(pairs, float).reshape(-1, 2))
+def offsets_of(numbers: st.SearchStrategy) -> st.SearchStrategy:
+    pairs = st.lists(st.tuples(numbers, numbers), min_size=0, max_size=4)
+    return pairs.map(lambda drawn: np.array(drawn, float).reshape(-1, 2))
+
+
+places = st.one_of(
+    offsets_of(st.floats(-1.5, 1.5)),
+    offsets_of(st.sampled_from([-0.4, 0.0, 0.4])),  # with ties and positions that coincide
+)
 
 
 @settings(max_examples=120, deadline=None)
@@ -85,7 +91,7 @@ def test_no_assignment_is_likelier(
             <= 1 + 1e-6).all()  # fmt: skip
     if left.size and right.size:
         a, b = np.meshgrid(np.arange(left.size), np.arange(right.size), indexing="ij")
-        table = pair_weights(left[a.ravel()], right[b.ravel()], 1.0, FLOOR).reshape(a.shape)
+        table = pair_weights(left[a.ravel()], right[b.ravel()], 1.0, FLOOR)[0].reshape(a.shape)
         allowed = (
             separation_arcsec(left["ra"][a], left["dec"][a], right["ra"][b], right["dec"][b]) <= 1
         )
@@ -116,7 +122,9 @@ def test_the_weight_is_that_of_a_gaussian_offset_everywhere_on_the_sphere(
     right = objects(offsets, pointing=pointing, error_arcsec=0.0)
     floor2 = 2 * FLOOR**2
     expected = (1 - (offsets**2).sum(axis=1)) / (2 * floor2)
-    np.testing.assert_allclose(pair_weights(left, right, 1.0, FLOOR), expected, rtol=1e-4)
+    weight, chi2 = pair_weights(left, right, 1.0, FLOOR)
+    np.testing.assert_allclose(weight, expected, rtol=1e-4)
+    np.testing.assert_allclose(chi2, (offsets**2).sum(axis=1) / floor2, rtol=1e-4)
 
 
 def test_what_is_well_measured_along_one_axis_counts_there() -> None:
@@ -142,15 +150,18 @@ def test_two_that_fit_well_beat_one_that_fits_best() -> None:
     assert joined["likelihood"] == [100, 101]
 
 
-def test_a_free_object_within_the_radius_is_always_joined() -> None:
-    found = AssociateSources(AssociateConfig(method="likelihood")).run(
-        sources(np.array([[0.999, 0.0]])), objects(np.zeros((1, 2)))
+@pytest.mark.parametrize(
+    ("away", "max_sigma", "joined"),
+    [(0.999, 1e9, 1), (1.001, 1e9, 0), (0.60, 4.0, 1), (0.66, 4.0, 0)],
+)
+def test_a_free_object_is_joined_within_the_radius_and_so_many_sigma(
+    away: float, max_sigma: float, joined: int
+) -> None:
+    """Both errors are 0.05 and 0.1 arcsec: 4 sigma are 0.632 arcsec."""
+    found = AssociateSources(AssociateConfig(method="likelihood", max_sigma=max_sigma)).run(
+        sources(np.array([[away, 0.0]])), objects(np.zeros((1, 2)))
     )
-    assert found.counts.updated == 1
-    found = AssociateSources(AssociateConfig(method="likelihood")).run(
-        sources(np.array([[1.001, 0.0]])), objects(np.zeros((1, 2)))
-    )
-    assert found.counts.founded == 1
+    assert (found.counts.updated, found.counts.founded) == (joined, 1 - joined)
 
 
 def test_blends_are_told_apart_better_than_by_distance_alone() -> None:
