@@ -1,9 +1,7 @@
-"""What ``promptdia alerts`` does: list, show, export, send and listen."""
+"""What ``promptdia alerts`` does with the alerts of a repository: list, show, export, send."""
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +13,8 @@ from promptdia.apdb.ids import unpack
 from promptdia.pipeline.errors import ConfigError
 from promptdia.pipeline.io.alert_files import read_container, read_messages, write_container
 from promptdia.pipeline.io.alert_table import write_table
-from promptdia.pipeline.io.avro import (
-    BadMessage,
-    SchemaSource,
-    alert_id,
-    bundled_schema,
-    decode,
-    identifier,
-)
-from promptdia.pipeline.io.kafka import (
-    AlertSender,
-    BrokerSettings,
-    Delivery,
-    Received,
-    follow_topic,
-)
+from promptdia.pipeline.io.avro import alert_id, decode
+from promptdia.pipeline.io.kafka import AlertSender, BrokerSettings, Delivery
 
 Packet = dict[str, Any]
 """A decoded alert, or a line about one."""
@@ -151,16 +136,12 @@ def stored_messages(root: Path, visit: int | None = None) -> Iterator[tuple[int,
 
 
 def send_alerts(
-    messages: Iterable[tuple[int, bytes]],
-    broker: str,
-    topic: str,
-    settings: BrokerSettings,
-    rate: float | None = None,
+    messages: Iterable[tuple[int, bytes]], broker: str, topic: str, settings: BrokerSettings
 ) -> Delivery:
-    """Send alerts, at most ``rate`` per second; raises as ``AlertSender.send`` does."""
+    """Send alerts, as fast as they come; raises as ``AlertSender.send`` does."""
     sender = AlertSender(broker, topic, settings)
     try:
-        return sender.send(messages if rate is None else paced(messages, rate))
+        return sender.send(messages)
     finally:
         sender.close()
 
@@ -175,68 +156,17 @@ def paced(messages: Iterable[tuple[int, bytes]], rate: float) -> Iterator[tuple[
         yield message
 
 
-@dataclass
-class Heard:
-    """What a listener has got so far."""
-
-    n_alerts: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    """Messages that were no alerts, by what was wrong."""
-    latest: deque[Packet] = field(default_factory=lambda: deque(maxlen=15))
-    """Summaries, the newest last."""
-
-    @property
-    def n_errors(self) -> int:
-        """Messages that were no alerts."""
-        return self.errors.total()
-
-    def table(self) -> Table:
-        """For a terminal that is refreshed."""
-        return table(self.latest, f"{self.n_alerts} alerts, {self.n_errors} unreadable messages")
-
-
-def listen(
-    broker: str,
-    topic: str,
-    group: str,
-    settings: BrokerSettings,
-    schemas: SchemaSource = bundled_schema,
-    archive: Path | None = None,
-    idle_s: float = float("inf"),
-    on_batch: Callable[[Heard], None] = lambda _: None,
-) -> Heard:
-    """Read a topic, keep its alerts in ``archive``, until none came for ``idle_s``.
-
-    A message that is no alert is counted, never fatal. Messages are committed for the
-    group after they are in the archive, so none is lost; after a crash some may come
-    again, into a file of the same name. ``on_batch`` is called after every batch.
-    """
-    heard = Heard()
-    for batch in follow_topic(broker, topic, group, settings, idle_s):
-        good = []
-        for received in batch:
-            try:
-                alert = decode(received.value, schemas)
-                heard.latest.append(summary(alert))
-            except BadMessage as error:
-                heard.errors[error.kind] += 1
-                continue
-            heard.n_alerts += 1
-            good.append(received)
-        if archive is not None:
-            _archive(archive, good, schemas)
-        on_batch(heard)
-    return heard
-
-
-def _archive(folder: Path, batch: list[Received], schemas: SchemaSource) -> None:
-    """One file per schema, named after the first message in it."""
-    by_schema: dict[int, list[Received]] = {}
-    for received in batch:
-        by_schema.setdefault(identifier(received.value), []).append(received)
-    for id_, members in by_schema.items():
-        name = f"{members[0].partition:04d}-{members[0].offset:012d}.avro"
-        write_container(folder / name, [m.value for m in members], schemas(id_))
+def as_taken(messages: Iterable[tuple[int, bytes]], speed: float) -> Iterator[tuple[int, bytes]]:
+    """The same items with the pauses that lay between their exposures, ``speed`` times as fast."""
+    if not speed > 0:
+        raise ConfigError(f"speed is {speed} times real time, must be positive")
+    start = time.monotonic()
+    first = None
+    for id_, message in messages:
+        taken = float(decode(message)["diaSource"]["midpointMjdTai"]) * 86400
+        first = taken if first is None else first
+        time.sleep(max(0.0, start + (taken - first) / speed - time.monotonic()))
+        yield id_, message
 
 
 def _is_known(value: Any) -> bool:

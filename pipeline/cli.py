@@ -25,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.INFO if arguments.log else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    from promptdia.pipeline import commands
+    from promptdia.pipeline import alert_commands, commands
     from promptdia.pipeline.errors import ConfigError, PromptdiaError
 
     try:
-        status: int = getattr(commands, arguments.run)(arguments)
+        status: int = {**vars(commands), **vars(alert_commands)}[arguments.run](arguments)
     except ConfigError as error:
         print(f"promptdia: {error}", file=sys.stderr)
         return UNUSABLE
@@ -119,7 +119,10 @@ def _processing(commands: argparse._SubParsersAction) -> None:  # type: ignore[t
     c = _rooted(commands, "template", "build templates from earlier visits")
     c.add_argument("--band", help="only this band")
     c.add_argument(
-        "--visit", type=int, nargs="+", help="the visits to use (default: those of the first night)"
+        "--visit", type=int, nargs="+", help="exactly these (default: the first night's best)"
+    )
+    c.add_argument(
+        "--before", type=int, metavar="DAY_OBS", help="the best of all nights before this one"
     )
     _workers(c)
     c = _rooted(commands, "visit", "process one visit")
@@ -155,12 +158,41 @@ def _alerts(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-
     c = _verb(verbs, "send", "send alerts that were not sent, or replay all")
     _broker(c)
     c.add_argument("--replay", action="store_true", help="also those already sent")
-    c.add_argument("--rate", type=float, help="alerts per second (default: as fast as possible)")
-    c = _verb(verbs, "listen", "read a topic, keep what comes in ROOT/received")
+    pace = c.add_mutually_exclusive_group()
+    pace.add_argument(
+        "--rate", type=float, help="replay so many per second (default: as fast as possible)"
+    )
+    pace.add_argument(
+        "--as-taken",
+        type=float,
+        nargs="?",
+        const=1.0,
+        metavar="SPEED",
+        help="replay with the pauses between the exposures, SPEED (1) times as fast",
+    )
+    c = _verb(verbs, "listen", "read topics; keep, filter and hand on what comes in")
     _broker(c)
     c.add_argument("--registry", metavar="URL", help="schema registry (default: bundled schemas)")
     c.add_argument("--group", default="promptdia", help="consumer group")
     c.add_argument("--timeout", type=float, help="stop after so many seconds without an alert")
+    chosen = c.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--where", metavar="SQL", help="keep these: snr > 10 AND diaObject.nDiaSources > 3"
+    )
+    chosen.add_argument(
+        "--python", metavar="EXPR", help="keep these: diaSource['snr'] > 10 and not ssSource"
+    )
+    c.add_argument("--call", metavar="MODULE:FUNCTION", help="call it with each alert kept")
+    c.add_argument("--archive", type=Path, metavar="DIR", help="default: ROOT/received")
+    c.add_argument("--as", dest="form", choices=("avro", "parquet", "none"), default="avro")
+    c = _command(commands, "stream", "send a simulated night of alerts, for load tests of brokers")
+    _broker(c)
+    c.add_argument("--root", type=Path, help="repository with the broker's settings")
+    c.add_argument("--alerts", type=int, default=10_000, help="per visit (default: 10000)")
+    c.add_argument("--every", type=float, default=37.0, help="seconds from visit to visit (37)")
+    c.add_argument("--visits", type=int, default=1000, help="default: 1000, a night")
+    c.add_argument("--night", type=int, default=20261120, metavar="DAY_OBS")
+    c.add_argument("--seed", type=int, default=1)
     c = _command(commands, "broker", "run a local test broker with schema registry")
     c.add_argument("--port", type=int, default=0)
     c.add_argument("--registry-port", type=int, default=0)

@@ -1,19 +1,16 @@
 """One function per command: reads arguments, calls the pipeline, prints what came out."""
 
-import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
-from promptdia.pipeline.console import Progress, outcome_table, page
+from promptdia.pipeline.console import Progress, outcome_table, page, print_json
 from promptdia.pipeline.errors import ApdbError, ConfigError, PromptdiaError, TransientError
 from promptdia.pipeline.io.kafka import AlertSender, BrokerSettings
 from promptdia.pipeline.pool import open_executor
@@ -37,7 +34,7 @@ def demo(args: Namespace) -> int:
     with Progress() as progress:
         report = run_demo(root, args.survey, args.seed, progress.stage, args.workers, args.broker)
     if args.json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     else:
         page().print(number_table(report))
         print(f"the report with figures: {root / 'report' / 'report.html'}")
@@ -112,9 +109,11 @@ def template(args: Namespace) -> int:
     from promptdia.pipeline.templates import build_templates, default_visits
 
     repository = _configured(args.root)
-    visits = [repository.visit(v) for v in args.visit] if args.visit else default_visits(repository)
+    visits, select = [repository.visit(v) for v in args.visit or ()], None
+    if not visits:
+        visits, select = default_visits(repository, args.before), repository.config.select_template
     with open_executor(args.workers) as executor:
-        made = build_templates(repository, visits, executor, args.band)
+        made = build_templates(repository, visits, executor, args.band, select)
     for patch in made.built:
         print(f"{patch.band} patch {patch.patch} from {patch.n_inputs} frames: {patch.path}")
     for visit_id, detector, reason in made.refused:
@@ -136,7 +135,9 @@ def visit(args: Namespace) -> int:
 
 
 def night(args: Namespace) -> int:
-    """Process the visits of a night in time order."""
+    """Process the visits of a night in time order; write the table of their summaries."""
+    from promptdia.pipeline.report.night_table import write_night_table
+
     repository = _configured(args.root)
     visits = repository.visits(args.day_obs)
     if not visits:
@@ -145,7 +146,10 @@ def night(args: Namespace) -> int:
             f"{args.root} has no visit of night {args.day_obs}; nights: "
             + (", ".join(map(str, days)) or "none")
         )
-    return _process(repository, visits, args, {"day_obs": args.day_obs})
+    try:
+        return _process(repository, visits, args, {"day_obs": args.day_obs})
+    finally:
+        write_night_table(repository, args.day_obs)
 
 
 def _process(
@@ -154,9 +158,9 @@ def _process(
     from promptdia.pipeline.delivery import send_alerts
     from promptdia.pipeline.night import jobs_of, process
 
-    settings = _broker(repository, args)
+    settings = broker_settings(repository, args)
     jobs = jobs_of(repository, visits, getattr(args, "detector", None))
-    store = _database(repository, create=True)
+    store = database(repository, create=True)
     sender = AlertSender(settings.url, settings.topic, settings) if settings.url else None
     unsent = _reach(sender)
     workers = 1 if args.workers is None and len(jobs) == 1 else args.workers
@@ -177,7 +181,7 @@ def _process(
                 except TransientError as away:
                     unsent = str(away)  # the outbox keeps them; the night goes on
     if args.json:
-        _print_json({**head, "detectors": [_brief(o, head) for o in outcomes]})
+        print_json({**head, "detectors": [_brief(o, head) for o in outcomes]})
     else:
         page().print(outcome_table(outcomes))
     for o in outcomes:
@@ -208,7 +212,7 @@ def _configured(root: Path) -> Repository:
     return repository
 
 
-def _database(repository: Repository, create: bool = False) -> "SqlApdb":
+def database(repository: Repository, create: bool = False) -> "SqlApdb":
     """The repository's database; one that cannot be used is a matter of configuration."""
     from promptdia.apdb.sql import SqlApdb
 
@@ -219,118 +223,15 @@ def _database(repository: Repository, create: bool = False) -> "SqlApdb":
         raise ConfigError(str(error)) from error
 
 
-def _brief(outcome: Any, head: dict[str, Any]) -> dict[str, Any]:
-    names = (
-        "detector", "status", "reason", "n_dia_sources", "n_alerts", "n_new_dia_objects", "seconds"
-    )  # fmt: skip
-    brief = {name: getattr(outcome, name) for name in names}
-    return brief if "visit" in head else {"visit": outcome.visit, **brief}
+def broker_settings(
+    repository: Repository, args: Namespace, required: bool = False
+) -> BrokerSettings:
+    """The repository's broker, as the environment and the arguments change it."""
+    return named_broker(repository.settings.broker.with_environment(os.environ), args, required)
 
 
-# ---- alerts
-
-
-def alerts_list(args: Namespace) -> int:
-    """A line for each alert kept."""
-    from promptdia.pipeline.alerts import list_alerts, table
-
-    lines = list_alerts(Repository(args.root).root, args.visit)
-    if args.json:
-        _print_json({"alerts": list(lines)})
-    else:
-        page().print(table(lines))
-    return OK
-
-
-def alerts_show(args: Namespace) -> int:
-    """Print one alert and draw its triplet and light curve."""
-    from promptdia.pipeline.alerts import show_alert
-
-    root = Repository(args.root).root
-    png = args.png or root / "report" / f"{args.id}.png"
-    for line in show_alert(root, args.id, png):
-        print(line)
-    print(f"drawn to {png}")
-    return OK
-
-
-def alerts_export(args: Namespace) -> int:
-    """All alerts as one Parquet table, or as packets."""
-    from promptdia.pipeline.alerts import export_alerts
-
-    n = export_alerts(Repository(args.root).root, args.destination)
-    print(f"{n} alerts in {args.destination}")
-    return OK
-
-
-def alerts_send(args: Namespace) -> int:
-    """Send alerts that were not sent, or replay all."""
-    from promptdia.pipeline import alerts, delivery
-
-    repository = Repository(args.root)
-    settings = _broker(repository, args, required=True)
-    if args.replay or args.rate:
-        messages = alerts.stored_messages(repository.root)
-        sent = alerts.send_alerts(messages, settings.url, settings.topic, settings, args.rate)
-        n = len(sent.acknowledged)
-        for number, reason in sorted(sent.refused.items()):
-            print(f"promptdia: alert {number}: {reason}", file=sys.stderr)
-        status = FAILED if sent.refused else OK
-    else:
-        store = _database(repository)
-        sender = AlertSender(settings.url, settings.topic, settings)
-        n, status = delivery.send_alerts(repository, store, sender, settings.topic), OK
-        sender.close()
-    print(f"{n} alerts sent to topic {settings.topic} at {settings.url}")
-    return status
-
-
-def alerts_listen(args: Namespace) -> int:
-    """Read a topic, keep what comes in ROOT/received."""
-    from rich.live import Live
-
-    from promptdia.pipeline.alerts import listen
-    from promptdia.pipeline.io.avro import bundled_schema
-    from promptdia.pipeline.io.registry import RegistrySchemas
-
-    repository = Repository(args.root)
-    settings = _broker(repository, args, required=True)
-    schemas = RegistrySchemas(args.registry) if args.registry else bundled_schema
-    with Live(console=Console(stderr=True), refresh_per_second=4) as live:
-        heard = listen(
-            settings.url,
-            settings.topic,
-            args.group,
-            settings,
-            schemas,
-            repository.root / "received",
-            args.timeout if args.timeout is not None else float("inf"),
-            lambda so_far: live.update(so_far.table()),
-        )
-    print(f"{heard.n_alerts} alerts, {heard.n_errors} unreadable messages")
-    return OK
-
-
-def broker(args: Namespace) -> int:
-    """Run a local test broker with schema registry."""
-    from promptdia.pipeline.broker import serve
-
-    serve([BrokerSettings().topic], _say, args.port, args.registry_port)
-    return OK
-
-
-def schema(args: Namespace) -> int:
-    """Register the alert schemas with a registry."""
-    from promptdia.apdb.schema.lsst import VERSIONS
-    from promptdia.pipeline.io.registry import register
-
-    register(args.url, [args.topic])
-    print(f"schemas {', '.join(VERSIONS)} are at {args.url} under their LSST ids")
-    return OK
-
-
-def _broker(repository: Repository, args: Namespace, required: bool = False) -> BrokerSettings:
-    settings = repository.settings.broker.with_environment(os.environ)
+def named_broker(settings: BrokerSettings, args: Namespace, required: bool) -> BrokerSettings:
+    """Settings with the broker and topic of the arguments."""
     if args.broker:
         settings = replace(settings, url=args.broker)
     if args.topic:
@@ -340,13 +241,21 @@ def _broker(repository: Repository, args: Namespace, required: bool = False) -> 
     return settings
 
 
+def _brief(outcome: Any, head: dict[str, Any]) -> dict[str, Any]:
+    names = (
+        "detector", "status", "reason", "n_dia_sources", "n_alerts", "n_new_dia_objects", "seconds"
+    )  # fmt: skip
+    brief = {name: getattr(outcome, name) for name in names}
+    return brief if "visit" in head else {"visit": outcome.visit, **brief}
+
+
 # ---- looking
 
 
 def apdb_create(args: Namespace) -> int:
     """Make the database's tables."""
     repository = Repository(args.root)
-    _database(repository, create=True)
+    database(repository, create=True)
     print(f"created {repository.apdb_url}")
     return OK
 
@@ -416,7 +325,7 @@ def explain(args: Namespace) -> int:
 
 
 def _store(args: Namespace) -> "SqlApdb":
-    return _database(Repository(args.root))
+    return database(Repository(args.root))
 
 
 def report(args: Namespace) -> int:
@@ -429,13 +338,13 @@ def report(args: Namespace) -> int:
         raise ConfigError(
             f"{repository.root} has no truth to compare with; only simulated surveys have"
         )
-    store = _database(repository)
+    store = database(repository)
     committed = [
         e.dia_source_id for r in store.outcomes() for e in store.outbox(r.visit, r.detector)
     ]
     made = make_report(repository, store.countings()["DiaObject"], np.array(committed, np.int64))
     if args.json:
-        _print_json(made.to_json())
+        print_json(made.to_json())
     else:
         page().print(number_table(made))
         print(f"the report with figures: {repository.root / 'report' / 'report.html'}")
@@ -447,12 +356,3 @@ def _counts(counts: dict[str, int]) -> None:
     for name, n in counts.items():
         shown.add_row(name, str(n))
     page().print(shown)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _print_json(content: dict[str, Any] | Iterable[Any]) -> None:
-    json.dump(content, sys.stdout, default=float)
-    print()

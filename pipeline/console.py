@@ -1,8 +1,9 @@
 """Progress and result tables for people at a terminal."""
 
+import json
 import sys
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -16,6 +17,17 @@ def page() -> Console:
     """Standard output, wide enough that no table is cut; a narrower terminal wraps its lines."""
     console = Console()
     return Console(width=max(console.width, 150))
+
+
+def say(line: object) -> None:
+    """A line on standard output, at once."""
+    print(line, flush=True)
+
+
+def print_json(content: dict[str, Any] | Iterable[Any]) -> None:
+    """One JSON object on standard output."""
+    json.dump(content, sys.stdout, default=float)
+    print()
 
 
 class Progress:

@@ -1,6 +1,6 @@
 """Alerts: each source with its object, its history and three cutouts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from promptdia.tasks.model.wcs import local_cd
 
 _NO_SS_SOURCE = SS_SOURCE.empty()
 _NO_ORBIT = MPC_ORBITS.empty()
+_STAMPS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,21 +123,23 @@ class PackageAlerts:
         row = np.empty(sources.size, np.int64)
         row[static], row[~static] = object_row, ss_row
         cutouts = self._cutouts(sources, (difference, science, template))
-        history = _History(prv_sources, "diaSourceId")
+        history = _History(prv_sources, "diaSourceId", without_visit=science.visit.id)
         forced = _History(prv_forced, "diaForcedSourceId")
+        orbit_row = {name: i for i, name in enumerate(orbits["designation"].tolist())}
+        time, object_ids = sources["midpointMjdTai"].tolist(), sources["diaObjectId"].tolist()
         alerts = []
-        for i, source in enumerate(np.split(sources, sources.size) if sources.size else []):
-            object_id, time = int(source["diaObjectId"][0]), float(source["midpointMjdTai"][0])
-            since = time - self.config.history_days
+        for i, (now, object_id) in enumerate(zip(time, object_ids)):
+            since = now - self.config.history_days
             ss_source = ss_sources[:0] if static[i] else ss_sources[row[i] : row[i] + 1]
+            orbit = orbit_row.get(ss_source["designation"][0], -1) if ss_source.size else -1
             alerts.append(
                 Alert(
-                    source=source,
-                    prv_sources=history.of(object_id, since, time, int(source["visit"][0])),
-                    prv_forced=forced.of(object_id, since, np.nextafter(time, np.inf)),
+                    source=sources[i : i + 1],
+                    prv_sources=history.of(object_id, since, now),
+                    prv_forced=forced.of(object_id, since, np.nextafter(now, np.inf)),
                     object=objects[row[i] : row[i] + 1] if static[i] else objects[:0],
                     ss_source=ss_source,
-                    orbit=orbits[np.isin(orbits["designation"], ss_source["designation"])][:1],
+                    orbit=orbits[orbit : orbit + 1] if orbit >= 0 else orbits[:0],
                     difference=cutouts[0][i],
                     science=cutouts[1][i],
                     template=cutouts[2][i],
@@ -159,34 +162,40 @@ class PackageAlerts:
         return [
             [
                 _cut(exposure, frame, int(n), stamp)
-                for frame, n, stamp in zip(frames, side, exposure.require_psf().stamps(x, y))
+                for frame, n, stamp in zip(frames, side, _stamps(exposure, x, y))
             ]
             for exposure in exposures
         ]
 
 
 class _History:
-    """Rows of many objects, found by object."""
+    """Rows of many objects, found by object and time."""
 
-    def __init__(self, rows: Catalog, id_name: str) -> None:
+    def __init__(self, rows: Catalog, id_name: str, without_visit: int = -1) -> None:
         # One row per object and visit: brokers key their light curves by visit.
-        order = np.lexsort((rows[id_name], rows["visit"], rows["midpointMjdTai"]))
-        order = order[np.argsort(rows["diaObjectId"][order], kind="stable")]
+        order = np.flatnonzero(rows["visit"] != without_visit)
+        keys = (id_name, "visit", "midpointMjdTai", "diaObjectId")
+        order = order[np.lexsort(tuple(rows[key][order] for key in keys))]
         objects, visits = rows["diaObjectId"][order], rows["visit"][order]
         first = np.ones(order.size, bool)
         first[1:] = (objects[1:] != objects[:-1]) | (visits[1:] != visits[:-1])
         self._rows = rows[order[first]]
-        self._objects = self._rows["diaObjectId"]
+        self._time = self._rows["midpointMjdTai"].copy()
+        ids, begins, counts = np.unique(
+            self._rows["diaObjectId"], return_index=True, return_counts=True
+        )
+        ends = begins + counts
+        self._places = dict(zip(ids.tolist(), zip(begins.tolist(), ends.tolist())))
 
-    def of(self, object_id: int, since: float, before: float, not_visit: int = -1) -> Catalog:
-        """Rows of one object with ``since`` <= midpointMjdTai < ``before``, oldest first."""
-        if object_id == 0:
-            return self._rows[:0]
-        a, b = np.searchsorted(self._objects, [object_id, object_id + 1])
-        rows = self._rows[a:b]
-        time = rows["midpointMjdTai"]
-        chosen: Catalog = rows[(time >= since) & (time < before) & (rows["visit"] != not_visit)]
-        return chosen
+    def of(self, object_id: int, since: float, before: float) -> Catalog:
+        """Rows of one object with ``since`` <= midpointMjdTai < ``before``, oldest first.
+
+        Number 0, which a Solar System object has, is nobody's.
+        """
+        begin, end = self._places.get(object_id, (0, 0)) if object_id else (0, 0)
+        a, b = begin + np.searchsorted(self._time[begin:end], (since, before))
+        rows: Catalog = self._rows[a:b]
+        return rows
 
 
 def _is_static(sources: Catalog) -> Bools:
@@ -214,6 +223,13 @@ def _rows_by_id(table: Catalog, name: str, wanted: Ints) -> Ints:
 def _corner(x: float, y: float, side: int) -> tuple[int, int]:
     """First pixel of the square whose centre is nearest to (x, y)."""
     return int(np.floor(x - side / 2 + 1)), int(np.floor(y - side / 2 + 1))
+
+
+def _stamps(exposure: Exposure, x: Floats, y: Floats) -> Iterator[Floats]:
+    """The PSF at each position; a few at a time, because what makes them fits the cache then."""
+    psf = exposure.require_psf()
+    for i in range(0, x.size, _STAMPS_AT_ONCE):
+        yield from psf.stamps(x[i : i + _STAMPS_AT_ONCE], y[i : i + _STAMPS_AT_ONCE])
 
 
 def _cut(exposure: Exposure, frame: CutoutFrame, side: int, psf: Floats) -> Cutout:

@@ -23,13 +23,12 @@ from promptdia.pipeline.io.avro import (
 from promptdia.pipeline.io.files import whole_file
 from promptdia.pipeline.io.records import long_bytes
 
-_ALERTS_PER_BLOCK = 16
-
 
 def write_container(path: Path, messages: Sequence[bytes], schema: Schema | None = None) -> None:
     """Wire messages of one schema as an Avro object container; whole or not at all.
 
     The file carries the schema: the one given, or else ours of the messages' identifier.
+    Each alert is a block of its own, so that ``read_messages`` need not decode it.
     """
     identifiers = {identifier(message) for message in messages} or {schema_id("11.0")}
     if len(identifiers) > 1:
@@ -43,10 +42,9 @@ def write_container(path: Path, messages: Sequence[bytes], schema: Schema | None
         for key, value in ((b"avro.schema", text), (b"avro.codec", b"null")):
             file.write(long_bytes(len(key)) + key + long_bytes(len(value)) + value)
         file.write(b"\x00" + marker)
-        for first in range(0, len(messages), _ALERTS_PER_BLOCK):
-            block = [m[HEADER.size :] for m in messages[first : first + _ALERTS_PER_BLOCK]]
-            file.write(long_bytes(len(block)) + long_bytes(sum(map(len, block))))
-            file.writelines([*block, marker])
+        for message in messages:
+            record = memoryview(message)[HEADER.size :]
+            file.writelines((long_bytes(1), long_bytes(len(record)), record, marker))
 
 
 def read_container(path: Path) -> Iterator[dict[str, Any]]:
@@ -82,6 +80,9 @@ def read_messages(path: Path) -> Iterator[bytes]:
 
 def _split(block: Any, schema: Any) -> Iterator[bytes]:
     data = block.bytes_.getvalue()
+    if block.num_records == 1:
+        yield data
+        return
     stream, start = io.BytesIO(data), 0
     for _ in range(block.num_records):
         fastavro.schemaless_reader(stream, schema)

@@ -7,26 +7,32 @@ registry gives for the identifier, or by the schemas known here.
 
 import io
 import json
+import math
 import struct
-from collections.abc import Callable, Sequence
-from functools import cache, partial
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import chain
+from typing import Any, NamedTuple
 
 import fastavro
 import numpy as np
 
 from promptdia.apdb.schema.lsst import VERSIONS, avro_schema
 from promptdia.pipeline.errors import PromptdiaError
-from promptdia.pipeline.io.cutouts import cutouts_fits
+from promptdia.pipeline.io.cutouts import cutout_parts
 from promptdia.pipeline.io.records import Encoded, RecordEncoder, long_bytes
-from promptdia.tasks.model.arrays import Catalog
 from promptdia.tasks.package import Alert
 
 HEADER = struct.Struct(">bI")
 _SOME = b"\x02"
 _NULL = b"\x00"
 _EMPTY = _SOME + b"\x00"
+_ARRAY_BYTES = 2 * (len(_SOME) + 10 + 1)
+"""At most, of the two histories without their records."""
+ENVELOPE_BYTES = 512
+"""More than what Kafka adds to a message: key, header, record and batch framing."""
+_AT_ONCE = 256
+"""Alerts encoded together."""
 
 # What fastavro raises on bytes that are not what the schema says.
 DECODING_ERRORS = (
@@ -86,47 +92,79 @@ def bundled_schema(identifier: int) -> Schema:
     return _parsed_schema(bundled_version(identifier))
 
 
+class Packet(NamedTuple):
+    """An alert ready to leave."""
+
+    message: bytes
+    n_left_out: int
+    """Earlier and forced sources that are not in it, because it would have been too large."""
+
+
 def encode_alerts(
     alerts: Sequence[Alert], version: str = "11.0", look_alike: bool = False
 ) -> list[bytes]:
-    """One wire message per alert, in order.
+    """One wire message per alert, in order, with its whole history; see ``packets``."""
+    return [packet.message for packet in packets(alerts, version, look_alike)]
+
+
+def packets(
+    alerts: Sequence[Alert],
+    version: str = "11.0",
+    look_alike: bool = False,
+    max_bytes: float = math.inf,
+) -> Iterator[Packet]:
+    """One packet per alert, in order; made a few hundred at a time.
 
     Missing floats are nan and missing identifiers 0 on the wire, as Rubin writes them.
-    ``look_alike`` is handed to ``cutouts_fits``.
+    ``look_alike`` is handed to ``cutout_parts``. What would be larger than ``max_bytes``
+    leaves out the oldest of its earlier and forced sources; an alert is never left out, so
+    one that is too large without any history keeps its size.
     """
-    if not alerts:
-        return []
-    encode = partial(_encode, _encoders(version))
-    records = zip(
-        encode("diaSource", [a.source for a in alerts]),
-        encode("diaSource", [a.prv_sources for a in alerts]),
-        encode("diaForcedSource", [a.prv_forced for a in alerts]),
-        encode("diaObject", [a.object for a in alerts]),
-        encode("ssSource", [a.ss_source for a in alerts]),
-        encode("mpc_orbits", [a.orbit for a in alerts]),
-    )
+    encoders = _encoders(version)
     header = HEADER.pack(0, schema_id(version))
-    return [
-        b"".join(
-            (
-                header,
-                long_bytes(alert.id),
-                _optional_bytes(alert.observation_reason.encode()),
-                _optional_bytes(alert.target_name.encode()),
-                source,
-                _array(alert.prv_sources.size, prv_sources, no_rows=_NULL),
-                # A static object without forced photometry has an empty list of it.
-                _array(alert.prv_forced.size, prv_forced, _EMPTY if alert.object.size else _NULL),
-                _optional_record(object_),
-                _optional_record(ss_source),
-                _optional_record(orbit),
-                *map(_optional_bytes, cutouts_fits(alert, look_alike)),
-            )
+    for first in range(0, len(alerts), _AT_ONCE):
+        yield from _packets(
+            alerts[first : first + _AT_ONCE], encoders, header, look_alike, max_bytes
         )
-        for alert, (source, prv_sources, prv_forced, object_, ss_source, orbit) in zip(
-            alerts, records
+
+
+def _packets(
+    alerts: Sequence[Alert],
+    encoders: dict[str, RecordEncoder],
+    header: bytes,
+    look_alike: bool,
+    max_bytes: float,
+) -> Iterator[Packet]:
+    records = zip(
+        encoders["diaSource"].encode([a.source for a in alerts]),
+        encoders["diaSource"].encode([a.prv_sources for a in alerts]),
+        encoders["diaForcedSource"].encode([a.prv_forced for a in alerts]),
+        encoders["diaObject"].encode([a.object for a in alerts]),
+        encoders["ssSource"].encode([a.ss_source for a in alerts]),
+        encoders["mpc_orbits"].encode([a.orbit for a in alerts]),
+    )
+    for alert, (source, prv_sources, prv_forced, object_, ss_source, orbit) in zip(alerts, records):
+        before = (
+            header,
+            long_bytes(alert.id),
+            _optional_bytes(alert.observation_reason.encode()),
+            _optional_bytes(alert.target_name.encode()),
+            source.bytes(),
         )
-    ]
+        after = (
+            _optional_record(object_),
+            _optional_record(ss_source),
+            _optional_record(orbit),
+            *chain.from_iterable(map(_cutout, cutout_parts(alert, look_alike))),
+        )
+        room = max_bytes - sum(map(len, (*before, *after))) - _ARRAY_BYTES
+        n_sources, n_forced = _too_old(alert, prv_sources, prv_forced, room)
+        # A static object without forced photometry has an empty list of it.
+        history = (
+            _array(prv_sources, n_sources, no_rows=_NULL),
+            _array(prv_forced, n_forced, no_rows=_EMPTY if alert.object.size else _NULL),
+        )
+        yield Packet(b"".join((*before, *history, *after)), n_sources + n_forced)
 
 
 def identifier(message: bytes) -> int:
@@ -165,23 +203,34 @@ def decode(message: bytes, schemas: SchemaSource = bundled_schema) -> dict[str, 
     return dict(alert)
 
 
-def _encode(encoders: dict[str, RecordEncoder], record: str, tables: list[Catalog]) -> list[bytes]:
-    """The records of each table, all encoded in one go."""
-    ends = np.cumsum([0, *(table.size for table in tables)])
-    encoded: Encoded = encoders[record].encode(np.concatenate(tables, dtype=tables[0].dtype))
-    return [encoded.rows(a, b) for a, b in pairwise(ends)]
+def _too_old(alert: Alert, sources: Encoded, forced: Encoded, room: float) -> tuple[int, int]:
+    """How many of the oldest earlier and forced sources must go for the rest to fit."""
+    if len(sources.bytes()) + len(forced.bytes()) <= room:
+        return 0, 0
+    sizes = np.concatenate([np.diff(sources.ends), np.diff(forced.ends)])
+    tables = alert.prv_sources, alert.prv_forced
+    newest_first = np.argsort(-np.concatenate([t["midpointMjdTai"] for t in tables]), kind="stable")
+    n_kept = np.searchsorted(np.cumsum(sizes[newest_first]), room, side="right")
+    is_source = newest_first[:n_kept] < tables[0].size
+    n_sources = int(is_source.sum())
+    return tables[0].size - n_sources, tables[1].size - (int(n_kept) - n_sources)
 
 
-def _optional_record(record: bytes) -> bytes:
-    return _SOME + record if record else _NULL
+def _optional_record(record: Encoded) -> bytes:
+    return b"".join((_SOME, record.bytes())) if record.size else _NULL
 
 
 def _optional_bytes(data: bytes) -> bytes:
     return b"".join((_SOME, long_bytes(len(data)), data)) if data else _NULL
 
 
-def _array(n: int, records: bytes, no_rows: bytes) -> bytes:
-    return b"".join((_SOME, long_bytes(n), records, b"\x00")) if n else no_rows
+def _cutout(parts: list[bytes]) -> list[bytes]:
+    return [_SOME, long_bytes(sum(map(len, parts))), *parts]
+
+
+def _array(records: Encoded, first: int, no_rows: bytes) -> bytes:
+    n = records.size - first
+    return b"".join((_SOME, long_bytes(n), records.bytes(first), b"\x00")) if n else no_rows
 
 
 @cache

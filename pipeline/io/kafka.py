@@ -5,77 +5,33 @@ Sending never asks a schema registry.
 """
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AdminClient, NewTopic
 
-from promptdia.pipeline.errors import ConfigError, TransientError
+from promptdia.pipeline.errors import TransientError
+from promptdia.pipeline.io.kafka_link import BrokerSettings, Link, new_client, offsets
 
-USER_VARIABLE = "PROMPTDIA_KAFKA_USER"
-PASSWORD_VARIABLE = "PROMPTDIA_KAFKA_PASSWORD"
-_CONTACT_S = 10.0
+__all__ = [
+    "AlertSender",
+    "BrokerSettings",
+    "Delivery",
+    "NotDelivered",
+    "Received",
+    "follow_topics",
+    "read_topic",
+]
 _JOIN_S = 30.0
 _BATCH = 200
 _KEY_BYTES = 8
 _READER = {"group.id": "promptdia-read", "enable.partition.eof": True}
 """A reader that joins no group."""
-_REFUSALS = {
-    ck.KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    ck.KafkaError.GROUP_AUTHORIZATION_FAILED,
-    ck.KafkaError.SASL_AUTHENTICATION_FAILED,
-    ck.KafkaError._AUTHENTICATION,
-    ck.KafkaError._SSL,
-}
 _PERMANENT = {
     ck.KafkaError.MSG_SIZE_TOO_LARGE,
     ck.KafkaError.INVALID_RECORD,
     ck.KafkaError.TOPIC_AUTHORIZATION_FAILED,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerSettings:
-    """Where alerts go, and how."""
-
-    url: str = ""
-    """host:port of one or more brokers, separated by commas; empty: alerts stay in files."""
-    topic: str = "lsst-alerts"
-    """Topic to send to."""
-    partitions: int = 0
-    """A missing topic is created with so many partitions; 0: a missing topic is an error."""
-    compression: Literal["zstd", "lz4", "snappy", "none"] = "zstd"
-    """Of the batches on the wire."""
-    linger_ms: float = 5.0
-    """How long to wait for a batch to fill, milliseconds."""
-    queue_mib: int = 128
-    """Memory for alerts on their way, MiB; a full queue makes the sender wait."""
-    max_message_bytes: int = 1_000_000
-    """Largest alert, bytes; at most the broker's and topic's own limit."""
-    timeout_s: float = 30.0
-    """How long an alert is tried before it counts as not delivered, seconds."""
-    settle_s: float = 1.0
-    """After a crash, how long nothing may come in before the topic is read back, seconds."""
-    security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """Kafka's security.protocol."""
-    mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = "SCRAM-SHA-512"
-    """For the SASL protocols."""
-    ca_file: str = ""
-    """PEM file of the authority that signed the broker's certificate; empty: the system's."""
-    user: str = ""
-    """For SASL; better from the environment, see ``with_environment``."""
-    password: str = field(default="", repr=False)
-
-    def with_environment(self, environ: Mapping[str, str]) -> "BrokerSettings":
-        """With user and password from PROMPTDIA_KAFKA_USER and PROMPTDIA_KAFKA_PASSWORD."""
-        return replace(
-            self,
-            user=environ.get(USER_VARIABLE, self.user),
-            password=environ.get(PASSWORD_VARIABLE, self.password),
-        )
 
 
 class Delivery(NamedTuple):
@@ -103,13 +59,14 @@ class Received(NamedTuple):
     offset: int
     key: bytes | None
     value: bytes
+    topic: str = ""
 
 
 class AlertSender:
     """Sends batches of wire messages to one topic."""
 
     def __init__(self, broker: str, topic: str, settings: BrokerSettings) -> None:
-        self._link = _Link(broker, topic, settings)
+        self._link = Link(broker, topic, settings)
         self._producer: Any = None
         self._reader: Any = None
 
@@ -123,7 +80,7 @@ class AlertSender:
             return
         settings = self._link.settings
         self._link.errors.clear()
-        producer = _client(
+        producer = new_client(
             ck.Producer,
             self._link.config()
             | {
@@ -147,9 +104,9 @@ class AlertSender:
         """
         self.check()
         if self._reader is None:
-            self._reader = _client(ck.Consumer, self._link.config() | _READER)
+            self._reader = new_client(ck.Consumer, self._link.config() | _READER)
         partitions = self._link.reach(self._producer)
-        return _offsets(self._link, self._reader, partitions, ck.OFFSET_END)
+        return offsets(self._link, self._reader, partitions, ck.OFFSET_END)
 
     def find(self, ids: Collection[int], since: Mapping[int, int]) -> set[int]:
         """Which alerts lie in the topic from offset ``since`` of each partition on.
@@ -285,12 +242,12 @@ def read_topic(
     named there, or has become shorter, is read from its start. Raises as
     ``AlertSender.check`` does.
     """
-    link = _Link(broker, topic, settings)
-    consumer = _client(ck.Consumer, link.config() | _READER)
+    link = Link(broker, topic, settings)
+    consumer = new_client(ck.Consumer, link.config() | _READER)
     try:
         partitions = link.reach(consumer)
-        ends = _offsets(link, consumer, partitions, ck.OFFSET_END)
-        starts = _offsets(link, consumer, partitions, ck.OFFSET_BEGINNING)
+        ends = offsets(link, consumer, partitions, ck.OFFSET_END)
+        starts = offsets(link, consumer, partitions, ck.OFFSET_BEGINNING)
         for partition, offset in (since or {}).items():
             if partition in ends and offset <= ends[partition]:
                 starts[partition] = max(starts[partition], offset)
@@ -315,9 +272,9 @@ def read_topic(
         consumer.close()
 
 
-def follow_topic(
+def follow_topics(
     broker: str,
-    topic: str,
+    topics: Sequence[str],
     group: str,
     settings: BrokerSettings,
     idle_s: float = float("inf"),
@@ -327,14 +284,14 @@ def follow_topic(
     A new group starts at the oldest message. A batch counts as read for the group when
     the next one is asked for. Raises as ``AlertSender.check`` does.
     """
-    link = _Link(broker, topic, settings)
+    link = Link(broker, topics[0], settings)
     config = {
         "group.id": group,
         "auto.offset.reset": "earliest",
         "enable.auto.commit": False,
         "session.timeout.ms": 10_000,
     }
-    consumer = _client(ck.Consumer, link.config() | config)
+    consumer = new_client(ck.Consumer, link.config() | config)
     idle_since = time.monotonic() + _JOIN_S
 
     def joined(*_: Any) -> None:  # the group has dealt out its partitions; may take seconds
@@ -342,8 +299,9 @@ def follow_topic(
         idle_since = time.monotonic()
 
     try:
-        link.reach(consumer)
-        consumer.subscribe([topic], on_assign=joined)
+        for link.topic in topics:
+            link.reach(consumer)
+        consumer.subscribe(list(topics), on_assign=joined)
         while time.monotonic() - idle_since < idle_s:
             batch = []
             for message in consumer.consume(_BATCH, timeout=0.2):
@@ -359,122 +317,11 @@ def follow_topic(
         consumer.close()
 
 
-class _Link:
-    """One topic of one broker, and the errors that its background threads reported."""
-
-    def __init__(self, broker: str, topic: str, settings: BrokerSettings) -> None:
-        self.broker, self.topic, self.settings = broker, topic, settings
-        self.errors: list[Any] = []
-
-    def config(self) -> dict[str, Any]:
-        """What every client needs."""
-        settings = self.settings
-        config: dict[str, Any] = {
-            "bootstrap.servers": self.broker,
-            "security.protocol": settings.security,
-            "error_cb": self.errors.append,
-            "log_level": 0,
-            "socket.keepalive.enable": True,
-        }
-        if settings.security.startswith("SASL"):
-            if not (settings.user and settings.password):
-                raise ConfigError(
-                    f"broker {self.broker} wants {settings.security}: set {USER_VARIABLE} "
-                    f"and {PASSWORD_VARIABLE}"
-                )
-            config |= {
-                "sasl.mechanism": settings.mechanism,
-                "sasl.username": settings.user,
-                "sasl.password": settings.password,
-            }
-        if settings.ca_file:
-            config["ssl.ca.location"] = settings.ca_file
-        return config
-
-    def reach(self, client: Any, create: bool = False) -> list[int]:
-        """The topic's partitions, once the broker answers."""
-        give_up = time.monotonic() + _CONTACT_S
-        while True:
-            error = None
-            try:
-                found = client.list_topics(self.topic, timeout=1.0).topics[self.topic]
-                if found.error is None:
-                    return list(found.partitions)
-                error = found.error
-            except ck.KafkaException as raised:
-                error = raised.args[0]
-            client.poll(0.05)
-            for seen in (error, *self.errors):
-                self.raise_for(seen)
-            if error.code() == ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
-                self._create_topic(create)
-            if time.monotonic() > give_up:
-                raise TransientError(
-                    f"broker {self.broker} does not answer within {_CONTACT_S:g} s: "
-                    f"{self.last_error() or error.str()}"
-                )
-
-    def raise_for(self, error: Any) -> None:
-        """ConfigError when the error will not go away by itself."""
-        if error.code() in _REFUSALS:
-            raise ConfigError(
-                f"broker {self.broker} refuses user {self.settings.user or '(none)'} on topic "
-                f"{self.topic}: {error.str()}"
-            )
-
-    def last_error(self) -> str:
-        """What the client last complained about."""
-        return str(self.errors[-1].str()) if self.errors else ""
-
-    def _create_topic(self, allowed: bool) -> None:
-        if not (allowed and self.settings.partitions):
-            raise ConfigError(
-                f"broker {self.broker} has no topic {self.topic}; create it, or set partitions "
-                "in the broker's settings so that it is created"
-            )
-        topic = NewTopic(self.topic, num_partitions=self.settings.partitions)
-        admin = _client(AdminClient, self.config())
-        try:
-            admin.create_topics([topic], operation_timeout=_CONTACT_S)[self.topic].result(
-                _CONTACT_S
-            )
-        except ck.KafkaException as raised:
-            if raised.args[0].code() != ck.KafkaError.TOPIC_ALREADY_EXISTS:
-                raise ConfigError(
-                    f"broker {self.broker} does not create topic {self.topic}: "
-                    f"{raised.args[0].str()}"
-                ) from raised
-
-
-def _offsets(link: _Link, reader: Any, partitions: list[int], which: int) -> dict[int, int]:
-    """The first or the next offset of each partition, in one question."""
-    # the two logical offsets stand where a time would
-    asked = [ck.TopicPartition(link.topic, p, which) for p in partitions]
-    give_up = time.monotonic() + _CONTACT_S
-    while True:
-        try:
-            answer = reader.offsets_for_times(asked, timeout=_CONTACT_S)
-            errors = [p.error for p in answer if p.error is not None]
-        except ck.KafkaException as raised:
-            errors = [raised.args[0]]
-        if not errors:
-            return {p.partition: p.offset for p in answer}
-        link.raise_for(errors[0])
-        # a topic just made may lack its leader for a moment
-        if time.monotonic() > give_up:
-            raise TransientError(
-                f"broker {link.broker} does not tell the offsets of topic {link.topic}: "
-                f"{errors[0].str()}"
-            )
-        time.sleep(0.1)
-
-
-def _client(kind: Any, config: dict[str, Any]) -> Any:
-    try:
-        return kind(config)
-    except (ck.KafkaException, ValueError) as error:
-        raise ConfigError(f"the broker's settings are unusable: {error}") from error
-
-
 def _received(message: Any) -> Received:
-    return Received(message.partition(), message.offset(), message.key(), message.value())
+    return Received(
+        message.partition(),
+        message.offset(),
+        message.key(),
+        message.value() or b"",
+        message.topic(),
+    )

@@ -11,6 +11,7 @@ import numpy as np
 from astropy.visualization import ZScaleInterval
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from promptdia.pipeline.io.cutouts import read_cutout
@@ -29,7 +30,7 @@ BAND_COLOURS = {
 _PANELS = (("cutoutScience", "science"), ("cutoutTemplate", "template"))
 _SIDE = 1.75
 _MARK = "#FFB000"
-_OUTLINE = [withStroke(linewidth=1.2, foreground="black")]
+_OUTLINE = [withStroke(linewidth=0.8, foreground="black")]
 
 
 def draw_triplets(alerts: Sequence[Mapping[str, Any]], path: Path, across: int = 2) -> None:
@@ -54,7 +55,7 @@ def draw_alert(alert: Mapping[str, Any], path: Path) -> None:
     parts: Any = figure.subfigures(2, 1, height_ratios=(2.9, 3.4))
     above, below = parts
     _triplet(above, alert)
-    axes = below.add_axes((0.15, 0.16, 0.82, 0.8))
+    axes = below.add_axes((0.15, 0.16, 0.82, 0.76))
     _light_curve(axes, alert)
     _save(figure, path)
 
@@ -148,7 +149,7 @@ def _compass(axis: Axes, frame: CutoutFrame, side: int) -> None:
             (0.15 * side, 0.15 * side),
             (0.15 * side + 1.5 * dx, 0.15 * side + 1.5 * dy),
             color=_MARK,
-            fontsize=6,
+            fontsize=7,
             path_effects=_OUTLINE,
             ha="center",
             va="center",
@@ -165,31 +166,67 @@ def _compass(axis: Axes, frame: CutoutFrame, side: int) -> None:
 def _light_curve(axis: Axes, alert: Mapping[str, Any]) -> None:
     sources = [*(alert["prvDiaSources"] or ()), alert["diaSource"]]
     forced = alert["prvDiaForcedSources"] or ()
-    styles: list[tuple[Any, dict[str, Any], str]] = [
-        (forced, {"marker": "s", "mfc": "none", "alpha": 0.5, "ms": 3}, "forced"),
-        (sources, {"marker": "o", "ms": 4}, "detected"),
-    ]
-    for rows, style, name in styles:
-        for band in BAND_COLOURS:
+    styles: dict[str, tuple[Any, dict[str, Any]]] = {
+        "forced": (forced, {"marker": "s", "mfc": "none", "alpha": 0.5, "ms": 4}),
+        "detected": (sources, {"marker": "o", "ms": 4}),
+    }
+    for rows, style in styles.values():
+        for band, colour in BAND_COLOURS.items():
             points = [r for r in rows if r["band"] == band]
-            if points:
-                axis.errorbar(
-                    [r["midpointMjdTai"] for r in points],
-                    [_number(r["psfFlux"]) for r in points],
-                    [abs(_number(r["psfFluxErr"])) for r in points],
-                    color=BAND_COLOURS[band],
-                    ls="none",
-                    lw=0.7,
-                    label=f"{band} {name}",
-                    **style,
-                )
+            time, flux, err = (
+                [_number(r[name]) for r in points]
+                for name in ("midpointMjdTai", "psfFlux", "psfFluxErr")
+            )
+            axis.errorbar(time, flux, np.abs(err), color=colour, ls="none", lw=0.7, **style)
     axis.axhline(0, color="#999999", lw=0.7)
     axis.axvline(alert["diaSource"]["midpointMjdTai"], color=_MARK, lw=1, zorder=0)
+    _frame(axis, sources, forced)
     axis.set_xlabel("MJD TAI")
     axis.set_ylabel("difference flux [nJy]")
     axis.ticklabel_format(useOffset=False, style="plain")
     axis.tick_params(labelsize=8)
-    axis.legend(fontsize=7, ncols=3)
+    seen = {r["band"] for r in (*sources, *forced)}
+    keys = [
+        *(
+            Line2D([], [], ls="none", marker="o", ms=4, color=c, label=b)
+            for b, c in BAND_COLOURS.items()
+            if b in seen
+        ),
+        *(
+            Line2D([], [], ls="none", color="#444444", label=name, **style)
+            for name, (rows, style) in styles.items()
+            if rows
+        ),
+    ]
+    axis.legend(
+        handles=keys,
+        fontsize=7,
+        ncols=len(keys),
+        frameon=False,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        borderpad=0,
+        handletextpad=0.1,
+        columnspacing=1.0,
+    )
+
+
+def _frame(
+    axis: Axes, sources: Sequence[Mapping[str, Any]], forced: Sequence[Mapping[str, Any]]
+) -> None:
+    """Show all detections; a wild forced flux stays outside and is counted."""
+    flux = np.array([_number(r["psfFlux"]) for r in sources] + [0.0])
+    err = np.array([abs(_number(r["psfFluxErr"])) for r in sources])
+    margin = np.nanmax([0.15 * np.ptp(flux[np.isfinite(flux)]), 2 * np.nanmedian(err), 1.0])
+    low, high = np.nanmin(flux) - margin, np.nanmax(flux) + margin
+    axis.set_ylim(low, high)
+    values = np.array([_number(r["psfFlux"]) for r in forced])
+    n_outside = int(((values < low) | (values > high)).sum())
+    if n_outside:
+        axis.set_title(f"{n_outside} forced outside", fontsize=7, loc="left", pad=4)
+    times = np.array([r["midpointMjdTai"] for r in (*sources, *forced)])
+    pad = max(0.03 * np.ptp(times), 1.0)
+    axis.set_xlim(times.min() - pad, times.max() + pad)
 
 
 def _number(value: float | None) -> float:

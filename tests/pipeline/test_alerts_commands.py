@@ -1,26 +1,23 @@
-"""list, show, export, send and listen on a repository's alerts."""
+"""list, show, export and replay a repository's alerts."""
 
 import io
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from numpy.testing import assert_allclose
 from rich.console import Console
 from support.alerts import DETECTOR, VISIT, exposures, tables
 
 from promptdia.apdb.ids import dia_source_ids
 from promptdia.pipeline import alerts
-from promptdia.pipeline.broker import EmbeddedBroker
 from promptdia.pipeline.errors import ConfigError
 from promptdia.pipeline.io.alert_files import read_container, write_container
 from promptdia.pipeline.io.avro import alert_id, encode_alerts
-from promptdia.pipeline.io.kafka import AlertSender, BrokerSettings, read_topic
-from promptdia.pipeline.io.registry import RegistrySchemas
+from promptdia.pipeline.sim.stream_alerts import NightStream
 from promptdia.tasks.package import PackageAlerts, PackageConfig
-
-SETTINGS = BrokerSettings(timeout_s=5)
 
 
 @pytest.fixture(scope="module")
@@ -103,51 +100,47 @@ def test_export_makes_a_file_for_each_alert(root: Path, messages: list[bytes]) -
         alerts.export_alerts(root, root / "all.csv")
 
 
-def test_what_is_sent_from_a_repository_is_what_a_listener_archives(
-    root: Path, messages: list[bytes]
-) -> None:
-    with EmbeddedBroker(["t"]) as broker:
-        stored = alerts.stored_messages(root)
-        delivery = alerts.send_alerts(stored, broker.url, "t", SETTINGS)
-        assert sorted(delivery.acknowledged) == sorted(alert_id(m) for m in messages)
-        assert {r.value for r in read_topic(broker.url, "t", SETTINGS)} == set(messages)
-        states = []
-        heard = alerts.listen(
-            broker.url, "t", "g", SETTINGS, RegistrySchemas(broker.registry_url),
-            root / "received", 0.5, lambda h: states.append(h.n_alerts),
-        )  # fmt: skip
-    assert (heard.n_alerts, heard.n_errors, states[-1]) == (6, 0, 6)
-    archived = [a["diaSourceId"] for p in (root / "received").iterdir() for a in read_container(p)]
-    assert sorted(archived) == sorted(alert_id(m) for m in messages)
-    assert "6 alerts, 0 unreadable" in str(heard.table().title)
+class Clock:
+    """Time that passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
-def test_a_thousand_damaged_messages_are_a_thousand_counted_errors(
-    messages: list[bytes], tmp_path: Path
-) -> None:
-    rng = np.random.default_rng(4)
-    small = messages[0][:4000]
-    bad = []
-    for i in range(1000):
-        message = bytearray(small[: rng.integers(len(small))])
-        if i % 3 == 0 and message:
-            message[rng.integers(len(message))] ^= 0x10
-        if i % 5 == 0:
-            message[:5] = b"\x00\x00\x00\x02\xc0"  # 704, which nobody here knows
-        bad.append((i, bytes(message)))
-    with EmbeddedBroker(["t"]) as broker:
-        AlertSender(broker.url, "t", SETTINGS).send([*bad, (2000, messages[1])])
-        schemas = RegistrySchemas(broker.registry_url)
-        heard = alerts.listen(broker.url, "t", "g", SETTINGS, schemas, tmp_path / "in", 0.5)
-    assert (heard.n_alerts, heard.n_errors) == (1, 1000)
-    assert set(heard.errors) == {"no alert", "unknown schema", "does not decode"}
-    assert len(list((tmp_path / "in").iterdir())) == 1
+def sent_at(
+    monkeypatch: pytest.MonkeyPatch, pace: Callable[[], Iterator[tuple[int, bytes]]]
+) -> list[float]:
+    clock = Clock()
+    monkeypatch.setattr(alerts, "time", clock)
+    return [clock.now - 100.0 for _ in pace()]
 
 
-def test_a_rate_is_kept(messages: list[bytes]) -> None:
+def test_a_rate_is_kept(messages: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     items = [(alert_id(m), m) for m in messages]
-    start = time.monotonic()
-    assert list(alerts.paced(items, 20.0)) == items
-    assert 0.24 < time.monotonic() - start < 1.0
+    times = sent_at(monkeypatch, lambda: alerts.paced(items, 20.0))
+    assert_allclose(times, np.arange(6) / 20)
+    assert list(alerts.paced(items, 1e9)) == items
     with pytest.raises(ConfigError, match="must be positive"):
         list(alerts.paced(items, 0))
+
+
+def test_a_replay_in_real_time_keeps_the_pauses_between_exposures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    items = []
+    for visit in (0, 1, 4):
+        made = next(NightStream(alerts_per_visit=2).visit(visit))
+        items += [(alert_id(m), m) for m in encode_alerts(made)]
+    times = sent_at(monkeypatch, lambda: alerts.as_taken(items, 1.0))
+    assert_allclose(times, [0, 0, 37, 37, 4 * 37, 4 * 37], atol=1e-3)
+    times = sent_at(monkeypatch, lambda: alerts.as_taken(items, 10.0))
+    assert times[-1] == pytest.approx(14.8, abs=1e-3)
+    assert list(alerts.as_taken(items, 1e9)) == items
+    with pytest.raises(ConfigError, match="must be positive"):
+        list(alerts.as_taken(items, 0))

@@ -23,6 +23,7 @@ def test_astropy_finds_nothing_to_complain_about(look_alike: bool) -> None:
         for data in cutouts_fits(alert, look_alike):
             with fits.open(io.BytesIO(data)) as hdus:
                 hdus.verify("exception")
+                assert data.startswith(b"SIMPLE  =")  # as it is, not compressed
                 assert [h.name for h in hdus] == ["PRIMARY", "UNCERT", "PSFIMAGE"]
                 assert [h.header["BITPIX"] for h in hdus] == [-32, -32, -64]
                 assert len(data) == sum(h.fileinfo()["datSpan"] for h in hdus) + 3 * 2880
@@ -41,6 +42,18 @@ def test_the_primary_header_is_one_block_of_at_most_36_cards() -> None:
     cards = [data[i : i + 80] for i in range(0, 2880, 80)]
     assert len(cards) == 36
     assert f"{'END':<80}".encode() in cards
+
+
+def test_the_reference_pixel_is_the_source_s_and_counts_from_the_corner() -> None:
+    for alert in make_alerts(3):
+        source = alert.source[0]
+        for data in cutouts_fits(alert):
+            header = fits.getheader(io.BytesIO(data))
+            corner = header["CUTMINX"], header["CUTMINY"]
+            there = source["x"] - corner[0], source["y"] - corner[1]
+            assert_allclose((header["CRPIX1"], header["CRPIX2"]), there, atol=1e-12)
+            assert_allclose((header["CRVAL1"], header["CRVAL2"]), (source["ra"], source["dec"]),
+                            rtol=0, atol=1e-12)  # fmt: skip
 
 
 def test_ccddata_reads_image_variance_unit_and_a_celestial_wcs() -> None:

@@ -12,13 +12,13 @@ from support.alerts import make_alerts
 from promptdia.pipeline import broker as broker_module
 from promptdia.pipeline.broker import PARTITIONS, EmbeddedBroker, serve
 from promptdia.pipeline.errors import ConfigError, TransientError
-from promptdia.pipeline.io import kafka
+from promptdia.pipeline.io import kafka_link
 from promptdia.pipeline.io.avro import alert_id, decode, encode_alerts
 from promptdia.pipeline.io.kafka import (
     AlertSender,
     BrokerSettings,
     NotDelivered,
-    follow_topic,
+    follow_topics,
     read_topic,
 )
 from promptdia.pipeline.io.registry import RegistrySchemas
@@ -86,7 +86,7 @@ def test_every_group_gets_each_message_once(
 ) -> None:
     AlertSender(broker.url, "b", SETTINGS).send(messages.items())
     for group in ("one", "two"):
-        batches = list(follow_topic(broker.url, "b", group, SETTINGS, 0.5))
+        batches = list(follow_topics(broker.url, ["b"], group, SETTINGS, 0.5))
         assert sorted(r.value for batch in batches for r in batch) == sorted(messages.values())
 
 
@@ -115,7 +115,7 @@ def test_a_full_queue_makes_the_sender_wait(
 def test_nobody_listening_is_a_transient_error_in_bounded_time(
     monkeypatch: pytest.MonkeyPatch, messages: dict[int, bytes]
 ) -> None:
-    monkeypatch.setattr(kafka, "_CONTACT_S", 1.0)
+    monkeypatch.setattr(kafka_link, "_CONTACT_S", 1.0)
     start = time.monotonic()
     with pytest.raises(TransientError, match=r"broker 127\.0\.0\.1:1 does not answer within 1 s"):
         AlertSender("127.0.0.1:1", "x", SETTINGS).send(messages.items())
@@ -168,6 +168,9 @@ def test_credentials_come_from_the_environment_and_are_not_shown() -> None:
     assert (settings.user, settings.password) == ("rubin", "swordfish")
     assert "swordfish" not in repr(settings)
     assert BrokerSettings(user="u").with_environment({}).user == "u"
+    environ = {"PROMPTDIA_KAFKA_SECURITY": "SSL", "PROMPTDIA_KAFKA_CA_FILE": "ca.pem"}
+    settings = BrokerSettings().with_environment(environ)
+    assert (settings.security, settings.ca_file) == ("SSL", "ca.pem")
 
 
 def test_a_library_without_the_mock_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

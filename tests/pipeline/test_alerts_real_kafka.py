@@ -1,17 +1,20 @@
 """The same clients with a real Apache Kafka: scripts/kafka up."""
 
-import os
 import uuid
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from support.alerts import make_alerts
+from support.brokers import certificate, real_kafka
 
-from promptdia.pipeline import alerts
-from promptdia.pipeline.errors import ConfigError
+from promptdia.pipeline import listening
+from promptdia.pipeline.errors import ConfigError, TransientError
+from promptdia.pipeline.io import kafka_link
 from promptdia.pipeline.io.avro import alert_id, encode_alerts
-from promptdia.pipeline.io.kafka import AlertSender, BrokerSettings, follow_topic, read_topic
+from promptdia.pipeline.io.kafka import AlertSender, BrokerSettings, follow_topics, read_topic
 
 pytestmark = pytest.mark.kafka
 
@@ -20,10 +23,7 @@ SETTINGS = BrokerSettings(partitions=4, timeout_s=20)
 
 @pytest.fixture(scope="module")
 def broker() -> str:
-    address = os.environ.get("PROMPTDIA_TEST_KAFKA")
-    if not address:
-        pytest.skip("no Kafka: run scripts/kafka up and set PROMPTDIA_TEST_KAFKA to what it prints")
-    return address
+    return real_kafka()
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def test_a_group_goes_on_where_it_stopped(
     items = list(messages.items())[:40]
     sender = AlertSender(broker, topic, SETTINGS)
     sender.send(items[:25])
-    first = [r for batch in follow_topic(broker, topic, topic, SETTINGS, 1) for r in batch]
+    first = [r for batch in follow_topics(broker, [topic], topic, SETTINGS, 1) for r in batch]
     sender.send(items[25:])
-    second = [r for batch in follow_topic(broker, topic, topic, SETTINGS, 1) for r in batch]
+    second = [r for batch in follow_topics(broker, [topic], topic, SETTINGS, 1) for r in batch]
     assert (len(first), len(second)) == (25, 15)
     assert {r.value for r in first + second} == {m for _, m in items}
 
@@ -74,7 +74,7 @@ def test_an_unknown_topic_is_named(broker: str, topic: str, messages: dict[int, 
     with pytest.raises(ConfigError, match=f"has no topic {topic}"):
         list(read_topic(broker, topic, settings))
     with pytest.raises(ConfigError, match=f"has no topic {topic}"):
-        list(follow_topic(broker, topic, "g", settings, 1))
+        list(follow_topics(broker, [topic], "g", settings, 1))
 
 
 def test_a_topic_that_takes_only_small_messages_refuses_the_large_ones(
@@ -111,6 +111,57 @@ def test_users_with_the_right_password_get_in_and_others_are_told(
             attempt()
 
 
+@pytest.fixture(scope="module")
+def tls(broker: str) -> tuple[str, BrokerSettings]:
+    """The listener that wants TLS and a password, and settings that it accepts."""
+    host, port = broker.split(":")
+    environ = {
+        "PROMPTDIA_KAFKA_SECURITY": "SASL_SSL",
+        "PROMPTDIA_KAFKA_MECHANISM": "SCRAM-SHA-512",
+        "PROMPTDIA_KAFKA_CA_FILE": certificate(),
+        "PROMPTDIA_KAFKA_USER": "tester",
+        "PROMPTDIA_KAFKA_PASSWORD": "tester-secret",
+    }
+    settings = BrokerSettings(partitions=1, timeout_s=20).with_environment(environ)
+    return f"{host}:{int(port) + 3}", settings
+
+
+def test_alerts_go_and_come_over_tls_with_a_password(
+    tls: tuple[str, BrokerSettings], topic: str, messages: dict[int, bytes]
+) -> None:
+    address, settings = tls
+    items = list(messages.items())[:20]
+    assert len(AlertSender(address, topic, settings).send(items).acknowledged) == 20
+    assert {r.value for r in read_topic(address, topic, settings)} == {m for _, m in items}
+    heard = listening.listen(address, [topic], topic, settings, idle_s=1)
+    assert heard.n_alerts == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"password": "guess"}, "refuses user tester.*invalid credentials"),
+        ({"user": "nobody"}, "refuses user nobody.*invalid credentials"),
+        ({"mechanism": "SCRAM-SHA-256"}, "supported mechanisms: SCRAM-SHA-512"),
+        ({"ca_file": ""}, r"certificate of broker .* is not trusted by ca_file \(the system\)"),
+    ],
+)
+def test_what_the_secure_listener_refuses_is_said(
+    tls: tuple[str, BrokerSettings], changes: dict[str, Any], message: str
+) -> None:
+    address, settings = tls
+    with pytest.raises(ConfigError, match=message):
+        AlertSender(address, "t", replace(settings, **changes)).check()
+
+
+def test_speaking_plainly_to_a_tls_listener_is_no_answer(
+    tls: tuple[str, BrokerSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_link, "_CONTACT_S", 1.0)
+    with pytest.raises(TransientError, match=r"does not answer .* \(asked with PLAINTEXT\)"):
+        AlertSender(tls[0], "t", BrokerSettings()).check()
+
+
 def test_a_listener_counts_damaged_messages_and_keeps_the_good_ones(
     broker: str, topic: str, messages: dict[int, bytes], tmp_path: object
 ) -> None:
@@ -118,5 +169,5 @@ def test_a_listener_counts_damaged_messages_and_keeps_the_good_ones(
     good = list(messages.items())[:30]
     bad = [(i, m[: rng.integers(5000)]) for i, (_, m) in enumerate(good)]
     AlertSender(broker, topic, SETTINGS).send([*good, *bad])
-    heard = alerts.listen(broker, topic, topic, SETTINGS, idle_s=1)
+    heard = listening.listen(broker, [topic], topic, SETTINGS, idle_s=1)
     assert (heard.n_alerts, heard.n_errors) == (30, 30)

@@ -4,9 +4,11 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 import yaml
 from astropy.io import fits
 from support.processed import (
@@ -24,7 +26,8 @@ from support.processed import (
 from promptdia.apdb.sql import SqlApdb
 from promptdia.pipeline import worker
 from promptdia.pipeline.errors import TransientError
-from promptdia.pipeline.io import kafka
+from promptdia.pipeline.io import kafka_link
+from promptdia.pipeline.io.parquet import read_table
 from promptdia.pipeline.repository import Repository
 
 
@@ -194,6 +197,10 @@ def test_no_reference_stars_is_a_failure(fresh: Path) -> None:
     [row] = ran.json["detectors"]
     assert row["status"] == "failed"
     assert "reference" in row["reason"]
+    product = fresh / "products" / str(VISIT) / "0"
+    assert read_table(product / "sources_incomplete.parquet").num_rows > 50
+    assert (product / "calexp_incomplete.fits").exists()
+    assert not (product / "calexp.fits").exists()
 
 
 def test_no_calibration_is_a_failure_that_says_what_to_do(fresh: Path) -> None:
@@ -284,9 +291,26 @@ def test_a_database_that_cannot_be_written_ends_the_command(imaged: Path) -> Non
     assert promptdia("apdb", imaged, "create").status == 0
     change_settings(imaged, apdb=f"sqlite:///file:{imaged / 'apdb.sqlite'}?mode=ro&uri=true")
     ran = promptdia("visit", imaged, VISIT, "--workers", 1, "--json")
-    assert (ran.status, ran.out) == (1, "")
+    assert (ran.status, ran.out) == (2, "")
     assert "is read-only" in ran.complaint
     assert not (imaged / "alerts").exists()
+
+
+def test_a_full_database_fails_the_detectors_and_later_they_go_on(imaged: Path) -> None:
+    assert promptdia("apdb", imaged, "create").status == 0
+
+    def full(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # not below the present size
+
+    sa.event.listen(sa.Engine, "connect", full)
+    try:
+        ran = promptdia("visit", imaged, VISIT, "--workers", 1, "--json")
+    finally:
+        sa.event.remove(sa.Engine, "connect", full)
+    assert ran.status == 1
+    assert all("no space is left" in row["reason"] for row in ran.json["detectors"])
+    assert promptdia("visit", imaged, VISIT, "--workers", 1).status == 0
+    assert promptdia("apdb", imaged, "check").status == 0
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://localhost/apdb"])
@@ -343,7 +367,7 @@ def test_a_database_that_stays_away_ends_the_command(
 def test_alerts_wait_for_a_broker_that_is_away(
     imaged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka, "_CONTACT_S", 1.0)
+    monkeypatch.setattr(kafka_link, "_CONTACT_S", 1.0)
     ran = promptdia("night", imaged, NIGHT, "--workers", 1, "--broker", "127.0.0.1:1", "--json")
     assert ran.status == 1
     assert all(row["status"] == "done" for row in ran.json["detectors"])
@@ -406,7 +430,7 @@ def test_what_does_not_exist_is_named(fresh: Path, tmp_path: Path) -> None:
         (("night", fresh, 20200101), "has no visit of night 20200101; nights: 20260930, 2026"),
         (("visit", fresh, VISIT, "--detector", 9), "has no detector 9; it has 0, 1"),
         (("visit", tmp_path, VISIT), "is not a promptdia repository"),
-        (("init", tmp_path / "r", "--instrument", "hal"), "no instrument named hal; known are lux"),
+        (("init", tmp_path / "r", "--instrument", "hal"), "no instrument named hal; known are decam-mini, lux"),
         (("ingest", fresh, tmp_path / "gone.fits"), "gone.fits does not exist"),
         (("template", fresh, "--visit", 12), "has no visit 12"),
         (("template", fresh, "--band", "z"), "no visit in band z"),

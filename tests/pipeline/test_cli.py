@@ -77,7 +77,9 @@ def test_the_contract_s_arguments_are_understood() -> None:
         "alerts r show 1",
         "alerts r export out",
         "alerts r send",
-        "alerts r listen",
+        "alerts r listen --topic a,b --where snr>5 --call a:b --archive x --as parquet",
+        "alerts r send --as-taken",
+        "stream --broker b:1 --alerts 100 --every 2 --visits 3 --seed 4",
         "broker --port 9092 --registry-port 8081",
         "apdb r create",
         "apdb r check",
@@ -147,6 +149,35 @@ def test_alerts_are_sent_and_listened_to(imaged: Path) -> None:
     kept = list((imaged / "received").rglob("*.avro"))
     assert kept
     assert again.out.startswith(f"{len(known)} alerts sent to topic other")
+
+
+def test_a_night_is_streamed_and_a_listener_keeps_what_it_wants(
+    processed: Path, tmp_path: Path
+) -> None:
+    calls = "promptdia.pipeline.alerts:summary"
+    with EmbeddedBroker(["lsst-alerts"]) as broker:
+        at = ("--broker", broker.url)
+        sent = promptdia("stream", *at, "--alerts", 20, "--every", 0, "--visits", 2)
+        heard = promptdia(
+            "alerts", processed, "listen", *at, "--timeout", 2, "--where", "diaSource.snr > 6",
+            "--call", calls, "--archive", tmp_path / "in", "--as", "parquet",
+        )  # fmt: skip
+        wrong = promptdia("alerts", processed, "listen", *at, "--where", "snrr > 6")
+    assert [line.split(",")[0] for line in sent.out.splitlines()] == [
+        "visit 2026112000001: 20 alerts",
+        "visit 2026112000002: 20 alerts",
+    ]
+    kept = [
+        snr
+        for path in (tmp_path / "in").iterdir()
+        for snr in pq.read_table(path)["diaSource"].combine_chunks().field("snr").to_pylist()
+    ]
+    assert 0 < len(kept) < 40
+    assert min(kept) > 6
+    assert heard.out == f"40 alerts, {len(kept)} kept, 0 unreadable messages\n"
+    assert wrong.status == 2
+    assert "no such column: snrr" in wrong.err
+    assert promptdia("stream", "--visits", 1).status == 2
 
 
 def test_the_broker_tells_its_addresses_and_stops_when_told() -> None:

@@ -20,7 +20,7 @@ from promptdia.apdb.store import Batch
 from promptdia.pipeline.broker import EmbeddedBroker
 from promptdia.pipeline.delivery import archive_alerts, send_alerts
 from promptdia.pipeline.errors import TransientError
-from promptdia.pipeline.io import kafka
+from promptdia.pipeline.io import kafka_link
 from promptdia.pipeline.io.kafka import AlertSender, BrokerSettings, NotDelivered, read_topic
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -232,7 +232,7 @@ def test_the_ends_of_a_topic_count_its_messages(setting: Setting) -> None:
 def test_a_broker_that_goes_away_and_comes_back_gets_each_alert_once(
     tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka, "_CONTACT_S", 1.5)
+    monkeypatch.setattr(kafka_link, "_CONTACT_S", 1.5)
     with fresh_database(backend, tmp_path) as url, EmbeddedBroker() as broker:
         store = SqlApdb.create(url)
         setting = Setting(Place(tmp_path), store, broker.url, "away")
