@@ -28,12 +28,13 @@ STANDARD = {
     "reason": HeaderRule(key="OBSREASN", default=""),
     "target": HeaderRule(key="TARGET", default=""),
     "kind": HeaderRule(key="IMGKIND", default="raw"),
+    "camera": HeaderRule(key="CAMERA", default=""),
     "sequence": HeaderRule(key="SEQNUM"),
     "photzp": HeaderRule(key="PHOTZP"),
 }
 """Where promptdia looks when the instrument says nothing."""
 _WHOLE = ("visit", "detector", "sequence")
-_TEXT = ("kind", "band", "reason", "target")
+_TEXT = ("kind", "camera", "band", "reason", "target")
 
 
 @dataclass(frozen=True)

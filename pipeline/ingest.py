@@ -1,8 +1,9 @@
 """Bring frames into a repository: translated headers, untouched pixels, one file per detector."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io.fits import Header
@@ -10,6 +11,7 @@ from astropy.io.fits import Header
 from promptdia.pipeline.errors import ConfigError, InputError
 from promptdia.pipeline.headers import Translator
 from promptdia.pipeline.io.fits import (
+    MASTER_UNITS,
     celestial,
     first_image,
     open_fits,
@@ -88,6 +90,7 @@ def _store(
     elif kind == "calexp":
         science = read_calibrated(repository, path)
         destination = repository.calexp_path(science.visit.id, science.detector.id)
+        _refuse_another(path, destination, "IMAGE", science.image)
         write_exposure(destination, science)
         yield "calexp", destination
     elif combined:
@@ -102,14 +105,14 @@ def _store_raw(repository: Repository, path: Path, kind: str | None) -> Iterator
         several = instrument.extensions
         numbers: list[int | None] = [*sorted(several)] if several else [None]
         for number in numbers:
-            hdu = first_image(hdus, several.get(number) if number is not None else None, path)
+            named = several[number] if number is not None else (None,)
+            parts = [first_image(hdus, extension, path) for extension in named]
             header = hdus[0].header.copy(strip=True)
-            header.update(hdu.header)
+            header.update(parts[0].header)
             translate = Translator(instrument, header, path)
             what = kind or translate.get("kind")
             detector = _detector(repository, translate, number)
-            pixels = np.ascontiguousarray(hdu.data, dtype=np.float32)
-            _require_amplifiers(pixels, detector, path)
+            pixels = _pixels([part.data for part in parts], detector, path)
             if what == "raw":
                 yield what, _write_visit_frame(repository, translate, detector, pixels, header)
             elif what in CALIBRATION_KINDS:
@@ -117,6 +120,7 @@ def _store_raw(repository: Repository, path: Path, kind: str | None) -> Iterator
                 frame = RawFrame(pixels, stand_in, detector, nominal_wcs(stand_in, detector))
                 folder = repository.raw_calibration_folder(what, detector.id)
                 destination = folder / f"{path.name.split('.')[0]}.fits"
+                _refuse_another(path, destination, "PRIMARY", pixels)
                 write_raw(destination, frame, header)
                 yield what, destination
             else:
@@ -124,11 +128,36 @@ def _store_raw(repository: Repository, path: Path, kind: str | None) -> Iterator
 
 
 def _detector(repository: Repository, translate: Translator, number: int | None = None) -> Detector:
-    """The detector that a file names, or ``number``; a file that names none of ours is refused."""
+    """The detector that a file names, or ``number``; a file of another camera is refused."""
+    camera = translate.get("camera")
+    if camera not in ("", repository.instrument.name):
+        raise InputError(
+            f"{translate.path} is of camera {camera}, "
+            f"this repository's is {repository.instrument.name}"
+        )
     try:
         return repository.detector(number if number is not None else translate.get("detector"))
     except ConfigError as error:
         raise InputError(f"{translate.path}: {error}") from error
+
+
+def _pixels(parts: Sequence[Any], detector: Detector, path: Path) -> Image:
+    """The raw array; parts that hold an amplifier each side by side, cut to what it reads."""
+    if len(parts) > 1:
+        boxes = [[b for b in (a.data, a.overscan) if b] for a in detector.amplifiers]
+        ends = [0, *(max(b.x1 for b in of) for of in boxes)]
+        height = max(b.y1 for of in boxes for b in of)
+        for number, (part, x0, x1) in enumerate(zip(parts, ends, ends[1:])):
+            if part.shape[0] < height or part.shape[1] < x1 - x0:
+                raise InputError(
+                    f"{path}: the image of amplifier {number} is {part.shape}, "
+                    f"detector {detector.id} needs ({height}, {x1 - x0})"
+                )
+        parts = [part[:height, : x1 - x0] for part, x0, x1 in zip(parts, ends, ends[1:])]
+        parts = [np.hstack(parts)]
+    pixels: Image = np.ascontiguousarray(parts[0], dtype=np.float32)
+    _require_amplifiers(pixels, detector, path)
+    return pixels
 
 
 def _require_amplifiers(pixels: Image, detector: Detector, path: Path) -> None:
@@ -137,6 +166,20 @@ def _require_amplifiers(pixels: Image, detector: Detector, path: Path) -> None:
     if pixels.shape[0] < ny or pixels.shape[1] < nx:
         raise InputError(
             f"{path} is {pixels.shape}, the amplifiers of detector {detector.id} need ({ny}, {nx})"
+        )
+
+
+def _refuse_another(path: Path, destination: Path, name: str, pixels: Image) -> None:
+    """Two files under one name are one lost; the same file again, or a broken one's, is welcome."""
+    try:
+        with open_fits(destination) as hdus:
+            known = hdus[name].data
+    except InputError:
+        return
+    if not np.array_equal(known, pixels, equal_nan=True):
+        raise InputError(
+            f"{path} would take the place of another frame, {destination}; give each its own "
+            "name (header.visit or header.sequence in the instrument's YAML), or remove the old one"
         )
 
 
@@ -153,13 +196,13 @@ def _write_visit_frame(
     visit = translate.visit()
     if not visit.exposure_s > 0:
         raise InputError(f"{translate.path}: exposure time is {visit.exposure_s} s, must be > 0")
-    wcs = celestial(header)
-    if wcs is None:
+    wcs, first = celestial(header), detector.amplifiers[0]
+    if wcs is None or first.flip_x or first.flip_y:  # a header's WCS is that of the raw pixels
         wcs = nominal_wcs(visit, detector)
     else:
-        first = detector.amplifiers[0]
         wcs = wcs.shifted(first.data.x0 - first.target.x0, first.data.y0 - first.target.y0)
     destination = repository.raw_path(visit.id, detector.id)
+    _refuse_another(translate.path, destination, "PRIMARY", pixels)
     write_raw(destination, RawFrame(pixels, visit, detector, wcs), header)
     return destination
 
@@ -183,15 +226,35 @@ def _store_master(repository: Repository, path: Path, kind: str | None) -> tuple
         detector = _detector(repository, translate)
         image = np.ascontiguousarray(hdu.data, dtype=np.float32)
         _require_shape(image, "the master", detector, path)
+        _require_unit(image, kind, str(header.get("BUNIT", "")).strip(), path)
         band = translate.get("band") if kind == "flat" else ""
         dated = any(translate.has(q) for q in ("mjd_mid", "mjd_start"))
         mjd = translate.midpoint(0.0) if dated else _mean_date(repository)
     master = MasterFrame(
-        kind, image, np.zeros_like(image), detector.id, band, {path.name: sha256(path)}
+        kind,
+        image,
+        np.zeros_like(image),
+        detector.id,
+        band,
+        {path.name: sha256(path)},
+        repository.instrument.name,
     )
     destination = repository.master_path(kind, detector.id, band, mjd)
     write_master(destination, master, mjd)
     return kind, destination
+
+
+def _require_unit(image: Image, kind: str, unit: str, path: Path) -> None:
+    """A master's unit by its BUNIT; a flat's by its level, since flats of mean 1 have no unit."""
+    wanted = MASTER_UNITS[kind]
+    if kind == "flat":
+        level = float(np.nanmedian(image))
+        if not 0.5 < level < 2.0:
+            raise InputError(f"{path}: the flat has median {level:g}, must be divided by its mean")
+    elif unit and unit not in (
+        wanted.replace("electron", e) for e in ("electron", "electrons", "e-")
+    ):
+        raise InputError(f"{path}: the master {kind} is in {unit}, must be in {wanted}")
 
 
 def _mean_date(repository: Repository) -> float:

@@ -1,5 +1,6 @@
 """A camera, described by one YAML file: geometry, electronics, filters, header translation."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +28,10 @@ class AmplifierSpec:
     overscan: tuple[int, int, int, int] | None = None
     flip_x: bool = False
     flip_y: bool = False
+    linearity: tuple[float, ...] = ()
+    """c2, c3, ...: v ADU above the overscan stand for v + c2 v^2 + c3 v^3 + ..."""
+    extension: str | int | None = None
+    """FITS extension of this amplifier, where each has its own; its boxes lie there."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,9 @@ class DetectorSpec:
     """True when the image is mirrored."""
     extension: str | int | None = None
     """FITS extension of this detector in files that hold several."""
+    crosstalk: tuple[tuple[float, ...], ...] = ()
+    """Row v, column s: ADU in amplifier v per ADU in amplifier s; pixels at the same place of
+    their data boxes are read at the same time."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +85,10 @@ class InstrumentSpec:
     name: str
     detectors: tuple[DetectorSpec, ...]
     header: dict[str, HeaderRule] = field(default_factory=dict)
-    """Per quantity: kind, detector, sequence, visit, band, mjd_start, mjd_mid, exposure_s,
+    """Per quantity: kind, camera, detector, sequence, visit, band, mjd_start, mjd_mid, exposure_s,
     ra, dec, rotation, airmass, reason, target, photzp. Absent: promptdia's own card."""
+    binning: int = 1
+    """Frames are binned by this; sizes, boxes and pixel scales are those of unbinned ones."""
     pipeline: dict[str, Any] = field(default_factory=dict)
     """Pipeline settings this camera needs; a repository's own settings go on top."""
 
@@ -90,8 +100,9 @@ class Instrument:
     name: str
     detectors: dict[int, Detector]
     header: dict[str, HeaderRule]
-    extensions: dict[int, str | int]
-    """Detector to FITS extension, for files that hold several detectors."""
+    extensions: dict[int, tuple[str | int, ...]]
+    """FITS extensions of a detector, for files that hold several: one for the whole detector, or
+    one per amplifier, which lie side by side in the repository's frames."""
     pipeline: dict[str, Any]
 
     def detector(self, number: int) -> Detector:
@@ -128,36 +139,82 @@ def _find(name: str | Path) -> Path:
 
 
 def _assemble(spec: InstrumentSpec) -> Instrument:
-    detectors = {d.id: _detector(d) for d in spec.detectors}
+    detectors = {d.id: _detector(d, spec.binning) for d in spec.detectors}
     if len(detectors) != len(spec.detectors):
         raise ConfigError(f"instrument {spec.name} lists a detector id twice")
-    extensions = {d.id: d.extension for d in spec.detectors if d.extension is not None}
-    return Instrument(spec.name, detectors, spec.header, extensions, spec.pipeline)
+    extensions = {d.id: _extensions(d) for d in spec.detectors}
+    given = {number: found for number, found in extensions.items() if found}
+    return Instrument(spec.name, detectors, spec.header, given, spec.pipeline)
 
 
-def _detector(spec: DetectorSpec) -> Detector:
+def _extensions(spec: DetectorSpec) -> tuple[str | int, ...]:
+    own = () if spec.extension is None else (spec.extension,)
+    of_amplifiers = tuple(a.extension for a in spec.amplifiers if a.extension is not None)
+    if not of_amplifiers:
+        return own
+    if own or len(of_amplifiers) != len(spec.amplifiers):
+        raise ConfigError(
+            f"detector {spec.id}: give extension for the detector or for each of its amplifiers"
+        )
+    return of_amplifiers
+
+
+def _detector(spec: DetectorSpec, binning: int) -> Detector:
+    if binning < 1:
+        raise ConfigError(f"binning is {binning}, must be at least 1")
+    if any(a.linearity and a.overscan is None for a in spec.amplifiers):
+        raise ConfigError(f"detector {spec.id}: linearity counts from the overscan, give both")
+    nx, ny = _binned(spec.size, binning)
+    n = len(spec.amplifiers)
+    if spec.crosstalk and [len(row) for row in spec.crosstalk] != [n] * n:
+        raise ConfigError(
+            f"detector {spec.id}: crosstalk must be {n} rows of {n}, one per amplifier"
+        )
     return Detector(
         id=spec.id,
         name=spec.name or str(spec.id),
-        nx=spec.size[0],
-        ny=spec.size[1],
-        pixel_scale_arcsec=spec.pixel_scale,
-        amplifiers=tuple(_amplifier(a) for a in spec.amplifiers),
+        nx=nx,
+        ny=ny,
+        pixel_scale_arcsec=spec.pixel_scale * binning,
+        amplifiers=tuple(_amplifiers(spec, binning)),
         offset_x_arcsec=spec.center[0],
         offset_y_arcsec=spec.center[1],
         rotation_deg=spec.rotation,
         flip=spec.flip,
+        crosstalk=spec.crosstalk,
     )
 
 
-def _amplifier(spec: AmplifierSpec) -> Amplifier:
+def _amplifiers(spec: DetectorSpec, binning: int) -> Iterator[Amplifier]:
+    """Those of extensions of their own side by side, as ``ingest`` puts them."""
+    across = 0
+    for amplifier in spec.amplifiers:
+        made = _amplifier(amplifier, binning, across)
+        if amplifier.extension is not None:
+            across = max(b.x1 for b in (made.data, made.overscan) if b)
+        yield made
+
+
+def _amplifier(spec: AmplifierSpec, binning: int, across: int) -> Amplifier:
+    def box(edges: tuple[int, int, int, int]) -> Box:
+        x0, x1, y0, y1 = _binned(edges, binning)
+        return Box(x0 + across, x1 + across, y0, y1)
+
     return Amplifier(
-        data=Box(*spec.data),
-        target=Box(*spec.target),
-        overscan=Box(*spec.overscan) if spec.overscan else None,
+        data=box(spec.data),
+        target=Box(*_binned(spec.target, binning)),
+        overscan=box(spec.overscan) if spec.overscan else None,
         gain=spec.gain,
         read_noise=spec.read_noise,
         saturation=spec.saturation,
         flip_x=spec.flip_x,
         flip_y=spec.flip_y,
+        linearity=spec.linearity,
     )
+
+
+def _binned(pixels: Iterable[int], binning: int) -> tuple[int, ...]:
+    for n in pixels:
+        if n % binning:
+            raise ConfigError(f"{n} pixels cannot be binned by {binning} without a rest")
+    return tuple(n // binning for n in pixels)

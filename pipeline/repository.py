@@ -182,7 +182,7 @@ class Repository:
         """The masters valid for a frame; one that ISR asks for and is not there is an error."""
         isr = self.config.isr
         wanted = {"bias": isr.bias, "dark": isr.dark, "flat": isr.flat}
-        frames = {k: self._master(k, visit, detector) for k, asked in wanted.items() if asked}
+        frames = {k: self.master(k, visit, detector) for k, asked in wanted.items() if asked}
         return Calibrations(**frames, defects=self.defects(detector))
 
     def defects(self, detector: int) -> np.ndarray | None:
@@ -198,7 +198,8 @@ class Repository:
         """Where the defect map of a detector lies."""
         return self.root / "calib" / "defects" / f"{detector}.fits"
 
-    def _master(self, kind: str, visit: Visit, detector: int) -> MasterFrame:
+    def master(self, kind: str, visit: Visit, detector: int) -> MasterFrame:
+        """The bias, dark or flat nearest in time to a frame; an InputError when none is valid."""
         label = f"{detector}-{visit.band}" if kind == "flat" else str(detector)
         dated = [
             (abs(float(path.stem.rsplit("_", 1)[1]) - visit.mjd_tai), path)
@@ -215,7 +216,13 @@ class Repository:
                 f"{self.root / 'calib' / kind}; ingest {kind} frames and run promptdia calib, "
                 f"or set isr.{kind}: false"
             )
-        return read_master(min(valid)[1])
+        master = read_master(min(valid)[1])
+        if master.camera not in ("", self.instrument.name):
+            raise InputError(
+                f"{min(valid)[1]} is a {kind} of camera {master.camera}, "
+                f"this repository's is {self.instrument.name}"
+            )
+        return master
 
     # ---- templates
 

@@ -1,6 +1,6 @@
 """The WCS of an image from a reference catalogue."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from promptdia.tasks.matching import (
     false_alarm,
     match_patterns,
     nearest_pairs,
+    no_match,
 )
 from promptdia.tasks.model.arrays import Bools, Catalog, Floats, Ints
 from promptdia.tasks.model.catalogs import BANDS
@@ -27,7 +28,9 @@ class AstrometryConfig:
     max_offset_arcsec: float = 60.0
     """Pointing error that is searched."""
     max_rotation_deg: float = 1.0
-    """Error of the position angle that is searched; 180 for any."""
+    """Error of the position angle that is searched first."""
+    blind: bool = True
+    """Where that finds nothing, search any position angle, then mirrored images."""
     max_scale_error: float = 0.1
     """Relative error of the plate scale that is searched."""
     match_radius_px: float = 4.0
@@ -78,8 +81,8 @@ class SolveAstrometry:
     ) -> Astrometry:
         """The WCS; raises TaskError when no significant match is found.
 
-        ``guess`` may be wrong by what the configuration says. Fluxes help to choose
-        stars but are not needed.
+        ``guess`` may be wrong by what the configuration says, and in its position angle
+        and parity altogether. Fluxes help to choose stars but are not needed.
         """
         ra, dec = positions_at(references, mjd_tai)
         scale = pixel_scale_arcsec(guess, (shape[1] - 1) / 2, (shape[0] - 1) / 2)
@@ -89,13 +92,13 @@ class SolveAstrometry:
         usable = _usable(sources)
         stars = usable[_brightest_first(_source_flux(sources[usable]))]
         xy = np.column_stack([sources["x"][stars], sources["y"][stars]])
-        match = match_patterns(where, xy, shape, self._search(scale))
+        match, search = self._matched(where, xy, shape, scale)
         self._check(match.a.size, -np.inf, stars.size, near.size)
         variance = _variance_px(sources[stars], self.config.systematic_px)
         fittable = ~(sources["flag_saturated"][stars] | sources["flag_bad"][stars])
         fit, a, b = self._refined(match, where, xy, variance, fittable, shape)
         used = fit.used & fittable[b]
-        chance = self._chance(fit, used, where, xy, shape, scale)
+        chance = _chance(fit, used, where, xy, shape, search)
         self._check(int(used.sum()), chance, stars.size, near.size)
         rms = scale * float(np.sqrt(np.mean(fit.residuals[used] ** 2)))
         self._check_rms(rms, scale)
@@ -128,15 +131,29 @@ class SolveAstrometry:
             )
         return near, where
 
-    def _search(self, scale: float) -> Search:
+    def _matched(
+        self, where: Floats, xy: Floats, shape: tuple[int, int], scale: float
+    ) -> tuple[Match, Search]:
+        """The first significant match, else the best, and the search that found it."""
         config = self.config
-        return Search(
-            max_shift_px=config.max_offset_arcsec / scale,
+        near = Search(
+            max_shift_px=(1 + config.max_scale_error) * config.max_offset_arcsec / scale,
             max_rotation_deg=config.max_rotation_deg,
             max_scale_error=config.max_scale_error,
             radius_px=config.match_radius_px,
             false_alarm=config.false_alarm,
         )
+        any_angle = replace(near, max_rotation_deg=180.0)
+        mirrored = np.column_stack([shape[1] - 1 - xy[:, 0], xy[:, 1]])
+        tries = [(near, xy)] + [(any_angle, xy), (any_angle, mirrored)] * config.blind
+        best, used = no_match(), near
+        for search, seen in tries:
+            match = match_patterns(where, seen, shape, search)
+            if match.log10_false_alarm < best.log10_false_alarm or best.a.size == 0:
+                best, used = match, search
+            if match.log10_false_alarm < np.log10(config.false_alarm):
+                break
+        return best, used
 
     def _refined(
         self,
@@ -168,19 +185,6 @@ class SolveAstrometry:
         accepted = np.isin(b, b[rows][fit.used]) if settled else np.ones(b.size, bool)
         return MapFit(fit.map, accepted, residuals), a, b
 
-    def _chance(
-        self,
-        fit: MapFit,
-        used: Bools,
-        where: Floats,
-        xy: Floats,
-        shape: tuple[int, int],
-        scale: float,
-    ) -> float:
-        radius = max(float(np.hypot(*fit.residuals[used].T).max(initial=0.0)), 0.1)
-        order, search = fit.map.order, self._search(scale)
-        return false_alarm(int(used.sum()), order, xy, where, shape, radius, search)
-
     def _check(self, matched: int, log10_chance: float, n_stars: int, n_references: int) -> None:
         if matched < self.config.min_matches:
             raise TaskError(
@@ -200,6 +204,13 @@ class SolveAstrometry:
                 f"matched stars scatter by {rms / scale:.2f} pixels per axis about "
                 f"the best WCS, more than {self.config.max_rms_px:g}"
             )
+
+
+def _chance(
+    fit: MapFit, used: Bools, where: Floats, xy: Floats, shape: tuple[int, int], search: Search
+) -> float:
+    radius = max(float(np.hypot(*fit.residuals[used].T).max(initial=0.0)), 0.1)
+    return false_alarm(int(used.sum()), fit.map.order, xy, where, shape, radius, search)
 
 
 def positions_at(references: Catalog, mjd_tai: float) -> tuple[Floats, Floats]:

@@ -25,8 +25,11 @@ from promptdia.tasks.psf_photometry import psf_flux
 from promptdia.tasks.psf_quality import psf_moments
 from promptdia.tasks.sources import DetectSources, SourceConfig
 from promptdia.tasks.summary import (
+    Fiducial,
     astrometry_numbers,
+    effective_time,
     limiting_magnitude,
+    photometry_numbers,
     psf_numbers,
     sky_numbers,
     star_numbers,
@@ -51,6 +54,8 @@ class CalibrateConfig:
     """False for frames that were cleaned before."""
     flux_radius_fwhm: float = 1.0
     """PSF fluxes are fitted within this many FWHM, away from neighbours."""
+    fiducials: dict[str, Fiducial] = field(default_factory=dict)
+    """By band; without one the summary has no effTime."""
 
 
 class Calibrated(NamedTuple):
@@ -68,13 +73,11 @@ class Calibrated(NamedTuple):
 class CalibrationFailed(TaskError):
     """One step failed; what succeeded before it is kept."""
 
-    def __init__(self, step: str, reason: str, exposure: Exposure, summary: dict[str, float]):
+    def __init__(self, step: str, reason: str, reached: "Measured"):
         super().__init__(f"{step}: {reason}")
         self.step = step
         """background, seeing, cosmic rays, sources, PSF, astrometry or photometry."""
-        self.exposure = exposure
-        """In electrons, with what was reached so far."""
-        self.summary = summary
+        self.reached = reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,33 +105,29 @@ class CalibrateImage:
                 sources, references, solved, exposure.visit.band
             )
         sources["calib_photometry_used"] = photometry.used
-        numbers = {
-            "zeroPointErr": photometry.error_mag,
-            "zeroPointScatter": photometry.scatter_mag,
-            "nPhotoStar": float(photometry.used.sum()),
-        }
-        return _finished(measured, photometry.photo_calib, numbers)
+        numbers = photometry_numbers(photometry, sources, exposure.shape)
+        return self._finished(measured, photometry.photo_calib, numbers)
 
     def bootstrap(self, exposure: Exposure, zero_point: float) -> Calibrated:
         """As ``run`` where no catalogue exists: the exposure's own WCS counts as true.
 
         ``zero_point`` is the AB magnitude taken for one electron.
         """
-        return _finished(self._measure(exposure), zero_point_calib(zero_point), {})
+        return self._finished(self._measure(exposure), zero_point_calib(zero_point), {})
 
     def adopt(self, science: ScienceExposure) -> Calibrated:
         """The stars of a frame calibrated elsewhere; its WCS and scale count as true.
 
         The remaining background is subtracted, and the PSF is fitted where the frame has none.
         """
-        done = _finished(self._measure(science), PhotoCalib(1.0), {})
+        done = self._finished(self._measure(science), PhotoCalib(1.0), {})
         return done._replace(science=done.science.replace(photo_calib=science.photo_calib))
 
-    def _measure(self, exposure: Exposure) -> "_Measured":
+    def _measure(self, exposure: Exposure) -> "Measured":
         """Everything that needs no catalogue."""
         config = self.config
         detect = DetectSources(config.sources)
-        state = _Measured(exposure, SOURCE.empty(), exposure.image, visit_numbers(exposure))
+        state = Measured(exposure, SOURCE.empty(), exposure.image, visit_numbers(exposure))
         with _step("background", state):
             flat, background = SubtractBackground(config.background).run(exposure)
         state = state._replace(exposure=flat, background=background)
@@ -150,6 +149,32 @@ class CalibrateImage:
         if exposure.psf is not None:
             return PsfFit(exposure.psf, np.zeros(sources.size, bool), {})
         return FitPsf(self.config.psf).run(exposure, sources)
+
+    def _finished(
+        self, measured: "Measured", calib: PhotoCalib, numbers: dict[str, float]
+    ) -> Calibrated:
+        """The measured image and its sources in nJy and on the sky."""
+        exposure, wcs = measured.exposure, measured.exposure.wcs
+        scale = np.float32(calib.njy_per_count)
+        science = ScienceExposure.of(
+            exposure,
+            image=exposure.image * scale,
+            variance=exposure.variance * scale**2,
+            photo_calib=calib,
+        )
+        sources = measured.sources.copy()
+        for column in FLUX_COLUMNS:
+            sources[column] *= scale
+        sources["ra"], sources["dec"] = wcs.pixel_to_sky(sources["x"], sources["y"])
+        summary = {**measured.summary, **wcs_numbers(wcs, exposure.shape), **numbers}
+        summary["zeroPoint"] = calib.zero_point
+        summary["magLim"] = limiting_magnitude(
+            calib, summary["skyBg"], exposure.detector.read_noise, summary["psfArea"]
+        )
+        fiducial = self.config.fiducials.get(exposure.visit.band)
+        if fiducial is not None:
+            summary |= effective_time(summary, fiducial)
+        return Calibrated(science, sources, measured.background * scale, summary)
 
 
 def reference_catalog(calibrated: Calibrated) -> Catalog:
@@ -189,23 +214,27 @@ def extendedness(sources: Catalog, psf: Psf, shape: tuple[int, int], fwhm: float
     return value
 
 
-class _Measured(NamedTuple):
+class Measured(NamedTuple):
+    """What is known before the scale to nJy."""
+
     exposure: Exposure
+    """In electrons."""
     sources: Catalog
+    """SOURCE rows; what is not measured yet is nan."""
     background: Image
     summary: dict[str, float]
 
 
 @contextmanager
-def _step(name: str, state: _Measured) -> Iterator[None]:
+def _step(name: str, state: Measured) -> Iterator[None]:
     """Names the step in a failure and keeps what was reached before it."""
     try:
         yield
     except TaskError as error:
-        raise CalibrationFailed(name, str(error), state.exposure, state.summary) from error
+        raise CalibrationFailed(name, str(error), state) from error
 
 
-def _with_psf(state: _Measured, fit: PsfFit, fwhm: float, radius: float) -> _Measured:
+def _with_psf(state: Measured, fit: PsfFit, fwhm: float, radius: float) -> Measured:
     exposure = state.exposure.replace(psf=fit.psf)
     sources = state.sources.copy()
     broken = MaskPlane.NO_DATA | MaskPlane.SAT | MaskPlane.BAD
@@ -221,31 +250,9 @@ def _with_psf(state: _Measured, fit: PsfFit, fwhm: float, radius: float) -> _Mea
         **psf_numbers(fit.psf, exposure.shape, fwhm),
         **star_numbers(sources, fit.used, exposure.shape),
     }
-    return _Measured(exposure, sources, state.background, summary)
+    return Measured(exposure, sources, state.background, summary)
 
 
 def _mark_astrometry(sources: Catalog, references: Catalog, solved: Astrometry) -> None:
     sources["ref_id"][solved.source_index] = references["id"][solved.reference_index]
     sources["calib_astrometry_used"][solved.source_index[solved.used]] = True
-
-
-def _finished(measured: _Measured, calib: PhotoCalib, numbers: dict[str, float]) -> Calibrated:
-    """The measured image and its sources in nJy and on the sky."""
-    exposure, wcs = measured.exposure, measured.exposure.wcs
-    scale = np.float32(calib.njy_per_count)
-    science = ScienceExposure.of(
-        exposure,
-        image=exposure.image * scale,
-        variance=exposure.variance * scale**2,
-        photo_calib=calib,
-    )
-    sources = measured.sources.copy()
-    for column in FLUX_COLUMNS:
-        sources[column] *= scale
-    sources["ra"], sources["dec"] = wcs.pixel_to_sky(sources["x"], sources["y"])
-    summary = {**measured.summary, **wcs_numbers(wcs, exposure.shape), **numbers}
-    summary["zeroPoint"] = calib.zero_point
-    summary["magLim"] = limiting_magnitude(
-        calib, summary["skyBg"], exposure.detector.read_noise, summary["psfArea"]
-    )
-    return Calibrated(science, sources, measured.background * scale, summary)

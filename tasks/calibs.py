@@ -15,7 +15,14 @@ from promptdia.tasks.model.calibrations import MasterFrame
 from promptdia.tasks.model.exposure import RawFrame
 from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.visit import Amplifier
-from promptdia.tasks.readout import OverscanMode, Readout, WrongShape, overscan_level, read_out
+from promptdia.tasks.readout import (
+    ALL_STEPS,
+    Readout,
+    ReadoutSteps,
+    WrongShape,
+    overscan_level,
+    read_out,
+)
 
 CLIP_SIGMA = 4.0
 """A value further from the median of its pixel is left out: cosmic rays, stars in twilight."""
@@ -55,12 +62,12 @@ class DefectConfig:
 def combine_bias(
     frames: Sequence[RawFrame],
     inputs: Mapping[str, str] | None = None,
-    overscan: OverscanMode = "amplifier",
+    steps: ReadoutSteps = ALL_STEPS,
 ) -> MasterFrame:
     """The master bias in electrons. ``inputs``: name and checksum of each frame, for the record."""
     images, variances = [], []
     for frame in _checked(frames, "bias"):
-        readout = read_out(frame, overscan)
+        readout = read_out(frame, steps)
         images.append(_without_saturated(readout))
         variances.append(readout.read_variance)
     return _master("bias", frames, images, variances, inputs)
@@ -70,20 +77,20 @@ def combine_dark(
     frames: Sequence[RawFrame],
     bias: MasterFrame | None,
     inputs: Mapping[str, str] | None = None,
-    overscan: OverscanMode = "amplifier",
+    steps: ReadoutSteps = ALL_STEPS,
 ) -> MasterFrame:
     """The master dark in electrons per second.
 
     Its variance leaves out the error of ``bias``, which cancels where both are subtracted.
     """
     images, variances = [], []
-    for frame in _checked(frames, "dark"):
+    for i, frame in enumerate(_checked(frames, "dark")):
         seconds = frame.visit.exposure_s
         if seconds <= 0:
             raise UnusableCalibration(
-                f"dark frame {frame.visit.id} has exposure time {seconds:g} s, must be positive"
+                f"dark frame {_name(inputs, i)} has exposure time {seconds:g} s, must be positive"
             )
-        readout = read_out(frame, overscan)
+        readout = read_out(frame, steps)
         signal = _less(_without_saturated(readout), bias, 1.0)
         images.append(signal / np.float32(seconds))
         variances.append(counting_variance(signal, readout.read_variance) / np.float32(seconds**2))
@@ -96,19 +103,19 @@ def combine_flat(
     dark: MasterFrame | None,
     band: str,
     inputs: Mapping[str, str] | None = None,
-    overscan: OverscanMode = "amplifier",
+    steps: ReadoutSteps = ALL_STEPS,
 ) -> MasterFrame:
     """The master flat of mean 1; each frame is scaled to median 1 before they are combined."""
     images, variances = [], []
-    for frame in _checked(frames, "flat"):
-        readout = read_out(frame, overscan)
+    for i, frame in enumerate(_checked(frames, "flat")):
+        readout = read_out(frame, steps)
         counted = _less(_without_saturated(readout), bias, 1.0)
         signal = _less(counted, dark, frame.visit.exposure_s)
         level = float(np.nanmedian(signal))
         noise = float(np.sqrt(np.median(readout.read_variance)))
         if not level > noise:
             raise UnusableCalibration(
-                f"flat frame {frame.visit.id} has median signal {level:.1f} electrons, "
+                f"flat frame {_name(inputs, i)} has median signal {level:.1f} electrons, "
                 f"must be above the read noise {noise:.1f}"
             )
         images.append(signal / np.float32(level))
@@ -202,6 +209,11 @@ def gain_and_read_noise(
         gain = s1 * (1.0 + scale) / photon
         result.append(Noise(gain, gain * float(np.sqrt(read))))
     return result
+
+
+def _name(inputs: Mapping[str, str] | None, i: int) -> str:
+    """Of the file of frame i, else which frame it is."""
+    return list(inputs)[i] if inputs else f"number {i + 1}"
 
 
 def _master(

@@ -34,6 +34,8 @@ class CosmicRayConfig:
 
     threshold: float = 6.0
     """How far a pixel stands above two opposite neighbours, sigma of the pixel."""
+    grow_threshold: float = 4.0
+    """The same for the neighbours of a ray."""
     sharpness: float = 0.75
     """A ray's neighbours are below this part of what a centred star's would be."""
     margin: float = 2.0
@@ -107,6 +109,7 @@ class FindCosmicRays:
             xs,
             cfg.sharpness * star_ratios(fwhm_px),
             cfg.threshold,
+            cfg.grow_threshold,
             cfg.margin,
             cfg.iterations,
             flags,

@@ -12,7 +12,7 @@ from promptdia.tasks.model.calibrations import Calibrations, MasterFrame
 from promptdia.tasks.model.exposure import Exposure, RawFrame
 from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.parallel import over_strips
-from promptdia.tasks.readout import OverscanMode, Readout, WrongShape, read_out
+from promptdia.tasks.readout import OverscanMode, Readout, ReadoutSteps, WrongShape, read_out
 
 UNUSABLE = MaskPlane.BAD | MaskPlane.SAT | MaskPlane.NO_DATA
 
@@ -25,6 +25,10 @@ class IsrConfig:
     """SUSPECT from this part of the saturation on."""
     overscan: OverscanMode = "amplifier"
     """One level per ``amplifier``, one per ``row``, or ``none``."""
+    crosstalk: bool = True
+    """Subtract what amplifiers see of each other, where the camera has coefficients."""
+    linearity: bool = True
+    """Straighten the response, where the camera has coefficients."""
     bias: bool = True
     """Subtract the master bias, where there is one."""
     dark: bool = True
@@ -37,6 +41,11 @@ class IsrConfig:
     """Mark the known defects BAD, where they are known."""
     interpolate: bool = True
     """Fill BAD, SAT and NO_DATA pixels from their neighbours; the planes stay set."""
+
+    @property
+    def readout(self) -> ReadoutSteps:
+        """The steps that frames and masters have in common."""
+        return ReadoutSteps(self.overscan, self.crosstalk, self.linearity)
 
 
 class WrongCalibration(TaskError):
@@ -57,7 +66,7 @@ class RemoveSignature:
         WrongCalibration, or NoUsablePixels for a frame without a single good pixel.
         """
         cfg = self.config
-        readout = read_out(raw, cfg.overscan, cfg.suspect_fraction)
+        readout = read_out(raw, cfg.readout, cfg.suspect_fraction)
         masters = self._masters(raw, calib)
         self._correct(readout, masters, raw.visit.exposure_s)
         image, variance, mask = readout.image, readout.read_variance, readout.mask
@@ -119,10 +128,13 @@ class RemoveSignature:
         calib: Calibrations,
         flagged: Mask,
     ) -> dict[str, str | float | int | bool]:
-        has_overscan = any(a.overscan is not None for a in raw.detector.amplifiers)
+        amplifiers = raw.detector.amplifiers
+        has_overscan = any(a.overscan is not None for a in amplifiers)
         return {
             "ISROVSC": self.config.overscan if has_overscan else "none",
             "ISROLEV": readout.overscan_adu,
+            "ISRXTALK": self.config.crosstalk and bool(raw.detector.crosstalk),
+            "ISRLIN": self.config.linearity and any(a.linearity for a in amplifiers),
             "ISRBIAS": "bias" in masters,
             "ISRDARK": "dark" in masters,
             "ISRFLAT": "flat" in masters,

@@ -11,7 +11,7 @@ from promptdia.tasks.kernels.star_pairs import pair_votes
 from promptdia.tasks.model.arrays import Floats, Ints
 from promptdia.tasks.wcs_fit import PixelMap, n_terms, solve_map
 
-MAX_VOTES = 1_000_000
+MAX_VOTES = 400_000
 """Room for pair hypotheses; those of the brightest stars come first."""
 HYPOTHESES = 40
 """How many of the fullest cells of the search space are tried."""
@@ -21,6 +21,8 @@ SIMILARITY_BELOW = 6
 """Fewer stars than this are fitted by a similarity, more by an affine map or a quadratic."""
 BEND_PX = 10.0
 """Size expected of a quadratic distortion that the first guess lacks."""
+ENOUGH = 0.3
+"""The search goes on until this part of the shorter list is matched."""
 CONFIRMING = 400
 """Stars taken from each list to confirm a hypothesis."""
 
@@ -57,10 +59,11 @@ def match_patterns(a: Floats, b: Floats, shape: tuple[int, int], search: Search)
     best = no_match()
     share = _area_ratio(a, shape)
     lists = a[: int(CONFIRMING * share)], b[:CONFIRMING]
+    enough = ENOUGH * min(len(lists[0]) / share, len(lists[1]))
     for effort in EFFORTS:
         first, second = a[: int(effort * share)], b[:effort]
-        best = max(best, _attempt(first, second, *lists, shape, search), key=_quality)
-        if _certain(best, search) or (effort >= len(b) and effort * share >= len(a)):
+        best = max(best, _attempt(first, second, *lists, shape, search, enough), key=_quality)
+        if _certain(best, search, enough) or (effort >= len(b) and effort * share >= len(a)):
             break
     return best
 
@@ -114,9 +117,10 @@ def _quality(match: Match) -> tuple[float, int]:
     return -match.log10_false_alarm, match.a.size
 
 
-def _certain(match: Match, search: Search) -> bool:
-    """Whether no better match need be looked for."""
-    return bool(match.log10_false_alarm < np.log10(search.false_alarm) - 10)
+def _certain(match: Match, search: Search, enough: float) -> bool:
+    """Whether no better match need be looked for: no accident, nor right in one corner only."""
+    significant = match.log10_false_alarm < np.log10(search.false_alarm) - 10
+    return bool(significant and match.a.size >= enough)
 
 
 def _area_ratio(a: Floats, shape: tuple[int, int]) -> float:
@@ -134,17 +138,49 @@ def _attempt(
     b: Floats,
     shape: tuple[int, int],
     search: Search,
+    enough: float,
 ) -> Match:
     centre = np.array([shape[1] - 1, shape[0] - 1]) / 2.0
     best = no_match()
     tree_b = cKDTree(b)
     for matrix in _hypotheses(first - centre, second - centre, shape, search):
         moved = (a - centre) @ matrix[:, :2].T + matrix[:, 2] + centre
-        for order in (1, 2):
-            best = max(best, _grown(moved, a, tree_b, shape, search, order), key=_quality)
-        if _certain(best, search):
+        if _promising(moved, tree_b, shape, search):
+            best = max(best, *_grown_both(moved, a, tree_b, shape, search), key=_quality)
+        if _certain(best, search, enough):
             break
+    return _completed(best, a, tree_b, shape, search)
+
+
+def _completed(
+    best: Match, a: Floats, tree_b: cKDTree, shape: tuple[int, int], search: Search
+) -> Match:
+    """A match grown again from the similarity of its own pairs, as long as that helps.
+
+    The hypothesis it came from may have been good in one part of the image only.
+    """
+    while best.a.size >= SIMILARITY_BELOW:
+        moved = _similarity_fit(a[best.a], tree_b.data[best.b], a)
+        again = max(_grown_both(moved, a, tree_b, shape, search), key=_quality)
+        if _quality(again) <= _quality(best):
+            break
+        best = again
     return best
+
+
+def _promising(moved: Floats, tree_b: cKDTree, shape: tuple[int, int], search: Search) -> bool:
+    """Whether a hypothesis brings more stars together than one in ten unrelated ones would."""
+    radius = _first_radius(tree_b, shape, search)
+    together = nearest_pairs(moved, tree_b, radius)[0].size
+    inside = ((moved > -0.5) & (moved < [shape[1] - 0.5, shape[0] - 0.5])).all(axis=1).sum()
+    share = -np.expm1(-tree_b.n * np.pi * radius**2 / (shape[0] * shape[1]))
+    return bool(together >= 3 and poisson.sf(together - 1, inside * share) < 0.1)
+
+
+def _first_radius(tree_b: cKDTree, shape: tuple[int, int], search: Search) -> float:
+    """How far stars may be apart under a mere hypothesis; less in crowded fields."""
+    crowded = float(np.sqrt(0.1 * shape[0] * shape[1] / (np.pi * tree_b.n)))
+    return max(min(3.0 * search.radius_px, crowded), 0.5 * search.radius_px)
 
 
 def _hypotheses(a: Floats, b: Floats, shape: tuple[int, int], search: Search) -> list[Floats]:
@@ -162,10 +198,10 @@ def _hypotheses(a: Floats, b: Floats, shape: tuple[int, int], search: Search) ->
         low = cells.min(axis=0)
         width = cells.max(axis=0) - low + 1
         keys = np.ravel_multi_index(tuple((cells - low).T), tuple(width))
-        _, group, count = np.unique(keys, return_inverse=True, return_counts=True)
-        top = np.argsort(-count, kind="stable")[:HYPOTHESES]
-        for cell in top:
-            members = votes[group == cell]
+        order = np.argsort(keys, kind="stable")
+        _, begin, count = np.unique(keys[order], return_index=True, return_counts=True)
+        for cell in np.argsort(-count, kind="stable")[:HYPOTHESES]:
+            members = votes[order[begin[cell] : begin[cell] + count[cell]]]
             found.append((int(count[cell]), np.median(members, axis=0)))
     found.sort(key=lambda item: -item[0])
     return [_similarity(*vote) for _, vote in found]
@@ -173,22 +209,27 @@ def _hypotheses(a: Floats, b: Floats, shape: tuple[int, int], search: Search) ->
 
 def _votes(a: Floats, b: Floats, shape: tuple[int, int], search: Search) -> Floats:
     min_length = 0.15 * float(np.hypot(*shape))
-    max_log_scale = float(np.log1p(search.max_scale_error))
+    max_log_scale = -float(np.log1p(-search.max_scale_error))
     max_rotation = np.deg2rad(search.max_rotation_deg) + 2.0 * search.radius_px / min_length
     one_way, both_ways = star_pairs(a, min_length), star_pairs(b, min_length)
     turned = both_ways.copy()
     turned[:, 1] += np.where(turned[:, 1] > 0, -np.pi, np.pi)
-    both_ways = np.concatenate([both_ways, turned])
-    both_ways = both_ways[np.argsort(both_ways[:, 0], kind="stable")]
-    start = np.searchsorted(both_ways[:, 0], one_way[:, 0] - max_log_scale)
+    both_ways, first = by_sector(np.concatenate([both_ways, turned]), max_rotation)
+    votes = np.empty((MAX_VOTES, 4))
     bounds = max_log_scale, float(max_rotation), search.max_shift_px
-    room = 200_000
-    while True:
-        votes = np.empty((room, 4))
-        found = pair_votes(one_way, both_ways, start, *bounds, votes)
-        if found <= room or room >= MAX_VOTES:
-            return votes[: min(found, room)]
-        room = min(found, MAX_VOTES)
+    return votes[: pair_votes(one_way, both_ways, first, *bounds, votes)]
+
+
+def by_sector(pairs: Floats, max_rotation: float) -> tuple[Floats, Ints]:
+    """Pairs as ``pair_votes`` wants them, and the first row of each sector (and the end).
+
+    Sectors of the angle are twice as wide as the rotation that is searched.
+    """
+    sectors = max(1, int(np.pi / max_rotation))
+    sector = np.floor((pairs[:, 1] + np.pi) / (2.0 * np.pi) * sectors).astype(np.int64) % sectors
+    order = np.lexsort((pairs[:, 0], sector))
+    first = np.searchsorted(sector[order], np.arange(sectors + 1))
+    return np.ascontiguousarray(pairs[order]), first.astype(np.int64)
 
 
 def star_pairs(xy: Floats, min_length: float) -> Floats:
@@ -205,6 +246,15 @@ def star_pairs(xy: Floats, min_length: float) -> Floats:
     return np.ascontiguousarray(pairs[length >= min_length])
 
 
+def _grown_both(
+    moved: Floats, a: Floats, tree_b: cKDTree, shape: tuple[int, int], search: Search
+) -> tuple[Match, Match]:
+    return (
+        _grown(moved, a, tree_b, shape, search, 1),
+        _grown(moved, a, tree_b, shape, search, 2),
+    )
+
+
 def _grown(
     moved: Floats,
     a: Floats,
@@ -218,10 +268,9 @@ def _grown(
     A few stars are fitted by a similarity, more by a polynomial of ``order``.
     """
     b = tree_b.data
-    crowded = np.sqrt(0.1 * shape[0] * shape[1] / (np.pi * len(b)))
-    radius = search.radius_px
+    first_radius = _first_radius(tree_b, shape, search)
     for factor in (3.0, 2.0, 2.0, 2.0, 1.5, 1.0, 1.0):
-        radius = max(min(factor * search.radius_px, crowded), 0.5 * search.radius_px)
+        radius = min(factor * search.radius_px, first_radius)
         rows_a, rows_b = nearest_pairs(moved, tree_b, radius)
         if rows_a.size < 3:
             return no_match()

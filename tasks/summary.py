@@ -1,5 +1,7 @@
 """Numbers that sum up a calibrated detector, under Rubin's names."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -10,13 +12,28 @@ from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.photo_calib import PhotoCalib
 from promptdia.tasks.model.psf import Psf, effective_area
 from promptdia.tasks.model.wcs import FitsWcs, pixel_scale_arcsec
+from promptdia.tasks.photometry import Photometry
 from promptdia.tasks.psf_quality import psf_moments
 
 STRIDE = 3
 """Sky statistics look at every third pixel along each axis."""
 LIMIT_SNR = 5.0
+MIN_TREND_STARS = 10
+"""Fewer stars say nothing of a trend of the zero point."""
 GRID = 6
 """Nodes per axis at which the PSF's variation is sampled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fiducial:
+    """The conditions, in one band, in which an exposure counts with its full time."""
+
+    psf_sigma: float
+    """Pixels."""
+    sky: float
+    """Electrons per second and pixel."""
+    zero_point: float
+    """AB magnitude of one electron per second."""
 
 
 def visit_numbers(exposure: Exposure) -> dict[str, float]:
@@ -104,6 +121,53 @@ def astrometry_numbers(astrometry: Astrometry) -> dict[str, float]:
         "nAstromMatch": float(astrometry.used.size),
         "nAstromStar": float(astrometry.used.sum()),
     }
+
+
+def photometry_numbers(
+    photometry: Photometry, sources: Catalog, shape: tuple[int, int]
+) -> dict[str, float]:
+    """The zero point's error and scatter, and how much it seems to vary over the detector.
+
+    zeroPointTrend: rms over the detector, in mag, of a plane fitted to the stars' residuals;
+    zeroPointTrendSigma: how many times its expected size that is, were there none.
+    """
+    used = photometry.used
+    numbers = {
+        "zeroPointErr": photometry.error_mag,
+        "zeroPointScatter": photometry.scatter_mag,
+        "nPhotoStar": float(used.sum()),
+    }
+    if used.sum() < MIN_TREND_STARS:
+        return numbers
+    ny, nx = shape
+    u, v = 2.0 * sources["x"][used] / nx - 1.0, 2.0 * sources["y"][used] / ny - 1.0
+    terms = np.column_stack([np.ones(u.size), u, v])
+    slopes = np.linalg.lstsq(terms, photometry.residual_mag[used], rcond=None)[0][1:]
+    # u and v have variance 1/3 over the detector
+    trend = float(np.sqrt((slopes**2).sum() / 3.0))
+    covariance = np.linalg.inv(terms.T @ terms)[1:, 1:] * photometry.scatter_mag**2
+    expected = float(np.sqrt(np.trace(covariance) / 3.0))
+    return numbers | {
+        "zeroPointTrend": trend,
+        "zeroPointTrendSigma": trend / max(expected, 1e-6),
+    }
+
+
+def effective_time(numbers: dict[str, float], fiducial: Fiducial) -> dict[str, float]:
+    """effTime (seconds) and its factors: the exposure time at fiducial conditions that goes as
+    deep (Rubin's computeExposureSummaryStats; SMTN-002, section 3).
+
+    ``numbers`` has expTime, psfSigma, skyBg and zeroPoint, the last two for the exposure.
+    """
+    seconds = numbers["expTime"]
+    zero_point = numbers["zeroPoint"] - 2.5 * np.log10(seconds)
+    scales = {
+        "effTimePsfSigmaScale": (fiducial.psf_sigma / numbers["psfSigma"]) ** 2,
+        "effTimeSkyBgScale": fiducial.sky * seconds / numbers["skyBg"],
+        "effTimeZeroPointScale": 10 ** (0.8 * (zero_point - fiducial.zero_point)),
+    }
+    effective = seconds * float(np.prod(list(scales.values())))
+    return {"effTime": effective, **{name: float(value) for name, value in scales.items()}}
 
 
 def limiting_magnitude(

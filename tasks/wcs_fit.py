@@ -13,11 +13,15 @@ from promptdia.tasks.model.wcs import FitsWcs, tan_wcs
 MAD_TO_SIGMA = 1.4826
 GRID = 15
 """Nodes per axis at which a composite map is turned into SIP."""
-POINTS_PER_TERM = 1.5
-"""A polynomial needs this many stars per term to be considered at all."""
+POINTS_PER_TERM = 1.2
+"""A polynomial needs this many stars per term to be considered at all ..."""
+SAFE_POINTS_PER_TERM = 1.5
+"""... and with fewer than this many the lower one must be bad, and it better by far."""
+BAD_FIT = 3.0
+"""Left-out error, in units of the centroids' errors, of a map that lacks a term."""
 ORDER_STARS = 500
 """About how many stars choose the order."""
-WORTHWHILE = 0.97
+WORTHWHILE, FAR_BETTER = 0.97, 0.6
 """A higher order must bring the left-out error below this part of the lower order's."""
 
 
@@ -183,7 +187,10 @@ def best_order(
         if order > 1 and len(xy) < POINTS_PER_TERM * n_terms(order):
             break
         error = _left_out_error(xy, target, variance, order, shape)
-        if error < WORTHWHILE * best_error:
+        safe = len(xy) >= SAFE_POINTS_PER_TERM * n_terms(order)
+        if not safe and best_error < BAD_FIT:
+            break
+        if error < (WORTHWHILE if safe else FAR_BETTER) * best_error:
             best, best_error = order, error
     return best
 

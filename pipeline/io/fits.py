@@ -7,8 +7,9 @@ PSF; the mask's bits are named by MP_* cards as LSST writes them.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 from astropy.io import fits
@@ -40,6 +41,8 @@ VISIT_CARDS = {
     "TARGET": "target_name",
 }
 """FITS card of each field of Visit."""
+MASTER_UNITS = {"bias": "electron", "dark": "electron/s", "flat": ""}
+"""Of the pixels of a master frame."""
 TEXT = ("band", "observation_reason", "target_name")
 
 
@@ -158,24 +161,72 @@ def write_exposure(path: Path, exposure: Exposure) -> None:
 def read_exposure(path: Path, detector: Detector, role: type[E]) -> E:
     """An exposure that promptdia wrote, in the role asked for."""
     with open_fits(path) as hdus:
-        header = hdus[0].header
-        wcs = _wcs(header)
-        if wcs is None:
-            raise InputError(f"{path} has no celestial WCS (CTYPE1, CTYPE2)")
-        calib = None
-        if "CALSCALE" in header:
-            calib = PhotoCalib(float(header["CALSCALE"]), float(header.get("CALERR", 0.0)))
-        return role(
-            image=_native(hdus["IMAGE"].data, np.float32),
-            mask=read_mask(hdus["MASK"]),
-            variance=_native(hdus["VARIANCE"].data, np.float32),
-            wcs=wcs,
-            visit=read_visit(header, path),
-            detector=detector,
-            psf=read_psf(hdus),
-            photo_calib=calib,
-            notes=_notes(header),
-        )
+        image, variance = (_native(hdus[name].data, np.float32) for name in ("IMAGE", "VARIANCE"))
+        planes = image, read_mask(hdus["MASK"]), variance
+        return _exposure(hdus, path, detector, role, planes, _notes(hdus[0].header))
+
+
+def map_exposure(path: Path, detector: Detector, role: type[E]) -> E:
+    """As ``read_exposure`` without notes, the pixels left in the file until somebody looks.
+
+    For looking at a few places of many files, the latest of which stay open; the arrays are
+    big-endian and cannot be changed.
+    """
+    try:
+        age = path.stat().st_mtime_ns
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    keeps: Any = _map_exposure  # lru_cache takes no type for a Hashable
+    return cast(E, keeps(path, age, detector, role))
+
+
+@lru_cache(maxsize=256)
+def _map_exposure(path: Path, _age: int, detector: Detector, role: type[Exposure]) -> Exposure:
+    with open_fits(path, pixels=False) as hdus:
+        try:
+            image, mask, variance = (
+                _mapped(path, hdus[name]) for name in ("IMAGE", "MASK", "VARIANCE")
+            )
+            return _exposure(hdus, path, detector, role, (image, mask, variance), {})
+        except (KeyError, ValueError, OSError, TypeError) as error:
+            reason = _first_line(error)
+            raise InputError(f"{path} is not a readable FITS file: {reason}") from error
+
+
+def _mapped(path: Path, hdu: Any) -> Any:
+    info, (ny, nx) = hdu.fileinfo(), hdu.shape
+    kind = ">i4" if hdu.header["BITPIX"] == 32 else ">f4"
+    return np.memmap(path, np.dtype(kind), "r", info["datLoc"], (ny, nx))
+
+
+def _exposure(
+    hdus: fits.HDUList,
+    path: Path,
+    detector: Detector,
+    role: type[E],
+    planes: tuple[Any, Any, Any],
+    notes: dict[str, Any],
+) -> E:
+    """The exposure of these (image, mask, variance) and the rest of its file."""
+    header = hdus[0].header
+    wcs = _wcs(header)
+    if wcs is None:
+        raise InputError(f"{path} has no celestial WCS (CTYPE1, CTYPE2)")
+    calib = None
+    if "CALSCALE" in header:
+        calib = PhotoCalib(float(header["CALSCALE"]), float(header.get("CALERR", 0.0)))
+    image, mask, variance = planes
+    return role(
+        image=image,
+        mask=mask,
+        variance=variance,
+        wcs=wcs,
+        visit=read_visit(header, path),
+        detector=detector,
+        psf=read_psf(hdus),
+        photo_calib=calib,
+        notes=notes,
+    )
 
 
 def read_mask(hdu: Any) -> Mask:
@@ -210,7 +261,8 @@ def read_psf(hdus: fits.HDUList) -> Psf | None:
 def write_master(path: Path, master: MasterFrame, mjd: float) -> None:
     """A master calibration frame with the list of its inputs and their checksums."""
     header = fits.Header({"KIND": master.kind, "DETECTOR": master.detector})
-    header["BAND"], header["MJD"] = master.band, mjd
+    header["BAND"], header["MJD"], header["CAMERA"] = master.band, mjd, master.camera
+    header["BUNIT"] = MASTER_UNITS[master.kind]
     table = fits.BinTableHDU.from_columns(
         [
             fits.Column("file", "128A", array=np.array(list(master.inputs), "U128")),
@@ -240,6 +292,7 @@ def read_master(path: Path) -> MasterFrame:
             variance=_native(hdus["VARIANCE"].data, np.float32),
             detector=int(header["DETECTOR"]),
             band=header["BAND"],
+            camera=str(header.get("CAMERA", "")),
             inputs={str(f): str(s) for f, s in zip(rows["file"], rows["sha256"])},
         )
 

@@ -49,8 +49,8 @@ def build_sensor(detector: Detector, radius_arcsec: float, seed: int) -> Sensor:
     levels = tuple(float(rng.uniform(900.0, 1300.0)) for _ in detector.amplifiers)
     full_well = np.zeros(detector.shape, np.float32)
     for amplifier, level in zip(detector.amplifiers, levels, strict=True):
-        well = (amplifier.saturation + 200.0 - level) * amplifier.gain
-        full_well[amplifier.target.slices] = well
+        well = straightened(np.array(amplifier.saturation + 200.0 - level), amplifier.linearity)
+        full_well[amplifier.target.slices] = well * amplifier.gain
     bias = tuple(_bias_structure(a, rng) for a in detector.amplifiers)
     return Sensor(detector, response, dark, bias, levels, full_well)
 
@@ -96,21 +96,51 @@ def bleed(electrons: Image, full_well: Image) -> Image:
 
 
 def read_out(sensor: Sensor, electrons: Image, rng: np.random.Generator) -> Image:
-    """(ny_raw, nx_raw) whole ADU as float32: overscan, bias, read noise, clipped converter."""
-    boxes = [b for a in sensor.detector.amplifiers for b in (a.data, a.overscan) if b is not None]
+    """(ny_raw, nx_raw) whole ADU as float32: what the electronics make of the charge.
+
+    Bent response, crosstalk, overscan, bias, read noise and a converter that clips.
+    """
+    amplifiers, crosstalk = sensor.detector.amplifiers, sensor.detector.crosstalk
+    boxes = [b for a in amplifiers for b in (a.data, a.overscan) if b is not None]
     raw = np.zeros((max(b.y1 for b in boxes), max(b.x1 for b in boxes)), np.float32)
-    for amplifier, level, structure in zip(
-        sensor.detector.amplifiers, sensor.bias_level, sensor.bias, strict=True
+    signals = [_signal(electrons, amplifier) for amplifier in amplifiers]
+    for i, (amplifier, level, structure) in enumerate(
+        zip(amplifiers, sensor.bias_level, sensor.bias, strict=True)
     ):
-        charge = electrons[amplifier.target.slices] / np.float32(amplifier.gain) + structure
         step_y, step_x = -1 if amplifier.flip_y else 1, -1 if amplifier.flip_x else 1
+        charge = signals[i] + structure[::step_y, ::step_x]
+        for factor, signal in zip(crosstalk[i] if crosstalk else (), signals):
+            charge = charge + np.float32(factor) * signal
         drift = _row_drift(charge.shape[0], level, rng)
-        raw[amplifier.data.slices] = _digitise(charge[::step_y, ::step_x], drift, amplifier, rng)
+        raw[amplifier.data.slices] = _digitise(charge, drift, amplifier, rng)
         if amplifier.overscan is not None:
             box = amplifier.overscan
             empty = np.zeros((box.y1 - box.y0, box.x1 - box.x0), np.float32)
             raw[box.slices] = _digitise(empty, drift, amplifier, rng)
     return raw
+
+
+def straightened(adu: Floats, linearity: tuple[float, ...]) -> Floats:
+    """What a signal above the overscan stands for, by the amplifier's coefficients."""
+    return np.polynomial.Polynomial((0.0, 1.0, *linearity))(adu)
+
+
+def bent(adu: Floats, linearity: tuple[float, ...]) -> Floats:
+    """The inverse of ``straightened``, by Newton's method."""
+    response = np.polynomial.Polynomial((0.0, 1.0, *linearity))
+    slope, measured = response.deriv(), adu
+    for _ in range(5):
+        measured = measured - (response(measured) - adu) / slope(measured)
+    return measured
+
+
+def _signal(electrons: Image, amplifier: Amplifier) -> Image:
+    """The charge of one amplifier in ADU, in the order in which it is read."""
+    step_y, step_x = -1 if amplifier.flip_y else 1, -1 if amplifier.flip_x else 1
+    signal = electrons[amplifier.target.slices][::step_y, ::step_x] / np.float32(amplifier.gain)
+    if amplifier.linearity:
+        signal = bent(signal.astype(float), amplifier.linearity).astype(np.float32)
+    return signal
 
 
 def _digitise(adu: Image, drift: Floats, amplifier: Amplifier, rng: np.random.Generator) -> Image:

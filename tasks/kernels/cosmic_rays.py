@@ -49,23 +49,25 @@ def sharp_value(
 
     It is one when in some direction it stands ``threshold`` sigma above the mean of its two
     neighbours and their mean above the sky is less than ``ratios`` (row, column, diagonals)
-    of its own height, each taken ``margin`` of its errors to the safe side.
+    of its own height, each taken ``margin`` of its errors to the safe side. The lowest such
+    mean is what it would hold: the others may have charge of the same track.
     """
     own = image[y, x]
     error = np.sqrt(variance[y, x])
     height = own - sky - margin * error
     if height <= 0.0:
         return np.nan
+    lowest = np.inf
     for direction in range(4):
         dx = 0 if direction == 1 else 1
         dy = 0 if direction == 0 else (-1 if direction == 3 else 1)
-        mean: float = 0.5 * (image[y - dy, x - dx] + image[y + dy, x + dx])
+        mean = 0.5 * (image[y - dy, x - dx] + image[y + dy, x + dx])
         if own - mean <= threshold * error:
             continue
         mean_error = 0.5 * np.sqrt(variance[y - dy, x - dx] + variance[y + dy, x + dx])
         if mean - sky + margin * mean_error < ratios[direction] * height:
-            return mean
-    return np.nan
+            lowest = min(lowest, mean)
+    return lowest if lowest < np.inf else np.nan
 
 
 @kernel
@@ -80,6 +82,7 @@ def grow_rays(
     xs: Ints,
     ratios: Floats,
     threshold: float,
+    grow_threshold: float,
     margin: float,
     iterations: int,
     flags: NDArray[np.uint8],
@@ -87,9 +90,9 @@ def grow_rays(
     """Test the candidates (ys, xs) and grow the rays among them; sets RAY in ``flags``.
 
     ``image`` is overwritten with the estimates without rays. Neighbours of a ray are tested
-    with half the threshold and no margin, ``iterations`` times over. Pixels that touch a
-    ``forbidden`` mask bit are never rays. ``level`` is the sky, one value per ``box`` x ``box``
-    pixels.
+    with ``grow_threshold`` and a quarter of the margin in their disfavour, ``iterations`` times
+    over. Pixels that touch a ``forbidden`` mask bit are never rays. ``level`` is the sky, one
+    value per ``box`` x ``box`` pixels.
     """
     ny, nx = image.shape
     front = [(0, 0)]
@@ -113,7 +116,9 @@ def grow_rays(
                     if flags[y, x] & RAY or _touches(mask, y, x, forbidden):
                         continue
                     sky = level[y // box, x // box]
-                    value = sharp_value(image, variance, y, x, sky, ratios, 0.5 * threshold, 0.0)
+                    value = sharp_value(
+                        image, variance, y, x, sky, ratios, grow_threshold, -0.25 * margin
+                    )
                     if not np.isnan(value):
                         flags[y, x] |= RAY
                         image[y, x] = value

@@ -20,6 +20,8 @@ class MasterFrame:
     """Only for flats."""
     inputs: dict[str, str] = field(default_factory=dict)
     """File name and SHA-256 of each frame that went in."""
+    camera: str = ""
+    """Name of the instrument; empty when nobody said."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -43,6 +43,11 @@ class Box:
         """Index for an array [y, x]."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(nx, ny)."""
+        return self.x1 - self.x0, self.y1 - self.y0
+
 
 @dataclass(frozen=True, slots=True)
 class Amplifier:
@@ -62,6 +67,9 @@ class Amplifier:
     """ADU (bias included) from which a pixel counts as saturated."""
     flip_x: bool = False
     flip_y: bool = False
+    linearity: tuple[float, ...] = ()
+    """c2, c3, ...: a signal of v ADU above the overscan stands for v + c2 v^2 + c3 v^3 + ...;
+    none where the amplifier is linear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,9 @@ class Detector:
     """Of the detector's axes in the focal plane, counter-clockwise."""
     flip: bool = False
     """True when the image is mirrored: east is right of north."""
+    crosstalk: tuple[tuple[float, ...], ...] = ()
+    """Row v, column s: ADU that appear in amplifier v per ADU in amplifier s, in the pixel at the
+    same place of its data box; none where there is no crosstalk."""
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -21,10 +21,9 @@ from support.camera_files import (
     write_foreign,
 )
 
-from promptdia.pipeline.calib import build_calibrations
 from promptdia.pipeline.errors import ConfigError, InputError
 from promptdia.pipeline.ingest import ingest
-from promptdia.pipeline.io.fits import read_exposure, read_master
+from promptdia.pipeline.io.fits import read_exposure
 from promptdia.pipeline.repository import Repository
 from promptdia.tasks.isr import IsrConfig, RemoveSignature
 from promptdia.tasks.model.calibrations import Calibrations
@@ -134,6 +133,43 @@ def test_each_extension_becomes_its_own_detector(tmp_path: Path) -> None:
         east = (ra[0] - 10.0 + 180) % 360 - 180
         # +x is west at rotation 0: detector 2 (centre +12 arcsec) lies west of the boresight
         assert_allclose(east * 3600, {1: 12.0, 2: -12.0}[number], atol=1e-3)
+
+
+SPLIT = """
+name: split
+detectors:
+  - id: 1
+    size: [48, 40]
+    pixel_scale: 0.5
+    amplifiers:
+      - {data: [2, 26, 0, 40], overscan: [26, 30, 0, 40], target: [0, 24, 0, 40],
+         gain: 2, read_noise: 6, saturation: 6e4, extension: A}
+      - {data: [2, 26, 0, 40], overscan: [26, 30, 0, 40], target: [24, 48, 0, 40],
+         gain: 3, read_noise: 6, saturation: 6e4, extension: B, flip_x: true}
+"""
+
+
+def test_amplifiers_in_extensions_of_their_own_are_put_together(tmp_path: Path) -> None:
+    repository = make_repository(tmp_path, SPLIT)
+    primary = fits.Header({"VISIT": 2024030500001, "BAND": "i", "MJD-AVG": 60374.1})
+    primary.update({"EXPTIME": 30.0, "BORE-RA": 10.0, "BORE-DEC": 0.0, "DETECTOR": 1})
+    parts = []
+    for level, signal in ((900, 50), (1100, 80)):
+        part = np.full((40, 32), level, np.uint16)
+        part[:, 2:26] += (signal + np.arange(24)).astype(np.uint16)
+        parts.append(part)
+    hdus = [fits.PrimaryHDU(header=primary)]
+    hdus += [fits.ImageHDU(part, name=name) for part, name in zip(parts, "AB")]
+    path = tmp_path / "split.fits"
+    fits.HDUList(hdus).writeto(path)
+    assert ingest(repository, [path]).refused == []
+    exposure = RemoveSignature(IsrConfig()).run(repository.raw(2024030500001, 1), Calibrations())
+    row = np.concatenate([2.0 * (50 + np.arange(24)), 3.0 * (80 + np.arange(24)[::-1])])
+    assert_allclose(exposure.image, np.tile(row, (40, 1)))
+    hdus[2] = fits.ImageHDU(parts[1][:, :20], name="B")
+    fits.HDUList(hdus).writeto(path, overwrite=True)
+    [(_, reason)] = ingest(repository, [path]).refused
+    assert "the image of amplifier 1 is (40, 20), detector 1 needs (40, 30)" in reason
 
 
 def test_an_absent_extension_is_named(tmp_path: Path) -> None:
@@ -257,68 +293,20 @@ def test_a_folder_that_cannot_be_written_is_named(repository: Repository, tmp_pa
         ingest(repository, [path])
 
 
-# ---- calibration frames
-
-
-def test_bias_dark_and_flat_become_masters(repository: Repository, tmp_path: Path) -> None:
-    frames = {"ZERO": (0.0, 0.0), "DARK": (60.0, 10.0), "SKYFLAT": (5.0, 20000.0)}
-    for kind, (seconds, level) in frames.items():
-        for n in range(3):
-            write_foreign(
-                tmp_path / f"{kind.lower()}{n}.fits",
-                foreign_header(kind, EXPOSED=seconds),
-                counts(n, level),
-            )
-    result = ingest(repository, sorted(tmp_path.glob("*.fits")))
-    assert result.refused == []
-    assert sorted({kind for _, kind, _ in result.stored}) == ["bias", "dark", "flat"]
-    made = {b.kind: b for b in build_calibrations(repository)}
-    assert {k: made[k].n_inputs for k in ("bias", "dark", "flat")} == {
-        "bias": 3,
-        "dark": 3,
-        "flat": 3,
-    }
-    assert made["flat"].band == "r"
-    dark, flat = read_master(made["dark"].path), read_master(made["flat"].path)
-    assert_allclose(np.median(dark.image), 10.0 * 2.0 / 60.0, rtol=0.1)  # ADU, gain, seconds
-    assert_allclose(np.median(flat.image), 1.0, atol=0.01)
-    assert list(dark.inputs) == ["dark0.fits", "dark1.fits", "dark2.fits"]
-    ingest(repository, [write_foreign(tmp_path / "light.fits", foreign_header())])
-    given = repository.calibrations(repository.visit(VISIT), 4)
-    assert given.bias is not None
-    assert given.flat is not None
-    assert given.defects is not None
-
-
-def test_a_master_from_elsewhere_is_used_as_it_is(repository: Repository, tmp_path: Path) -> None:
-    ingest(repository, [write_foreign(tmp_path / "light.fits", foreign_header())])
-    flat = np.random.default_rng(1).normal(1, 0.01, (NY, NX)).astype(np.float32)
-    path = tmp_path / "flat.fits"
-    fits.PrimaryHDU(flat).writeto(path)
-    refused = ingest(repository, [path], "flat", combined=True).refused
-    assert "has no FILTER (band)" in refused[0][1]
-    fits.PrimaryHDU(flat, header=fits.Header({"FILTER": "Clear"})).writeto(path, overwrite=True)
-    assert ingest(repository, [path], "flat", combined=True).refused == []
-    [built] = build_calibrations(repository)
-    assert built.kind == "defects"
-    with pytest.raises(InputError, match="no master bias for detector 4 within 60 days"):
-        repository.calibrations(repository.visit(VISIT), 4)
-    [stored] = (repository.root / "calib" / "flat").glob("*.fits")
-    assert_array_equal(read_master(stored).image, flat)
-
-
-def test_a_master_of_the_wrong_size_is_refused(repository: Repository, tmp_path: Path) -> None:
-    path = tmp_path / "flat.fits"
-    fits.PrimaryHDU(np.ones((10, 10), np.float32)).writeto(path)
-    result = ingest(repository, [path], "flat", combined=True)
-    assert "(10, 10), detector 4 is (40, 48)" in result.refused[0][1]
-
-
-def test_combined_needs_a_kind(repository: Repository, tmp_path: Path) -> None:
-    path = tmp_path / "flat.fits"
-    fits.PrimaryHDU(np.ones((NY, NX), np.float32)).writeto(path)
-    with pytest.raises(ConfigError, match="--combined goes with --as bias"):
-        ingest(repository, [path], combined=True)
+def test_two_frames_with_one_id_are_not_taken_for_one(
+    repository: Repository, tmp_path: Path
+) -> None:
+    first = write_foreign(tmp_path / "a.fits", foreign_header(), counts(1))
+    second = write_foreign(tmp_path / "b.fits", foreign_header(), counts(2))
+    result = ingest(repository, [first, second])
+    assert [path for path, _, _ in result.stored] == [first]
+    [(path, reason)] = result.refused
+    assert path == second
+    assert "would take the place of another frame" in reason
+    assert_array_equal(repository.raw(VISIT, 4).pixels, counts(1))
+    # a broken one is replaced
+    repository.raw_path(VISIT, 4).write_bytes(b"SIMPLE")
+    assert ingest(repository, [second]).refused == []
 
 
 def test_an_ingested_frame_goes_through_isr(repository: Repository, tmp_path: Path) -> None:

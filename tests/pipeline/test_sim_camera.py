@@ -1,5 +1,7 @@
 """The simulated CCD behaves like one: noise, gain, bleed, overscan, cosmic rays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -7,8 +9,11 @@ from numpy.testing import assert_allclose
 from promptdia.pipeline.sim import SURVEYS, SimulatedSurvey
 from promptdia.pipeline.sim.camera import bleed, read_out
 from promptdia.pipeline.sim.cosmic import add_cosmic_rays
+from promptdia.tasks.isr import IsrConfig, RemoveSignature
 from promptdia.tasks.model.arrays import Image
+from promptdia.tasks.model.calibrations import Calibrations
 from promptdia.tasks.model.exposure import RawFrame
+from promptdia.tasks.model.wcs import nominal_wcs
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +139,30 @@ def test_cosmic_rays_grow_with_the_exposure_and_only_add(rng: np.random.Generato
     assert 20 < long.sum() / short.sum() < 500
     per_track = long.sum() / (0.25 * 3000.0)
     assert 5_000 < per_track < 50_000
+
+
+def test_crosstalk_and_bent_response_of_a_simulated_frame_are_removed(
+    survey: SimulatedSurvey,
+) -> None:
+    """The same charge through straight and through bent, talking electronics."""
+    straight = survey.instrument.detector(1)
+    bent = replace(
+        straight,
+        crosstalk=((0.0, 6e-4), (4e-4, 0.0)),
+        amplifiers=tuple(replace(a, linearity=(1e-6, 2e-12)) for a in straight.amplifiers),
+    )
+    electrons = np.full(straight.shape, 400.0, np.float32)
+    electrons[100:120, 40:60] = 80_000.0
+    isr = RemoveSignature(IsrConfig())
+    images = []
+    for detector in (straight, bent):
+        sensor = replace(survey.sensor(1), detector=detector)
+        pixels = read_out(sensor, electrons, np.random.default_rng(3))
+        visit = survey.visits[0]
+        raw = RawFrame(pixels, visit, detector, nominal_wcs(visit, detector))
+        images.append(isr.run(raw, Calibrations()).image)
+    star, ghost = np.s_[100:120, 40:60], np.s_[100:120, 512 - 60 : 512 - 40]
+    assert_allclose(images[1][star], images[0][star], rtol=1e-3)
+    # 80,000 electrons would leave 32 in the other amplifier; its noise is 7
+    assert abs((images[1][ghost] - images[0][ghost]).mean()) < 0.5
+    assert np.abs(images[1] - images[0])[electrons < 500].max() < 4.0

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.wcs import Sip
 from numpy.testing import assert_allclose
 from support.data import data_dir
 
 from promptdia.tasks.astrometry import AstrometryConfig, SolveAstrometry, positions_at
 from promptdia.tasks.errors import TaskError
 from promptdia.tasks.kernels.star_pairs import pair_votes
-from promptdia.tasks.matching import star_pairs
+from promptdia.tasks.matching import by_sector, star_pairs
 from promptdia.tasks.model.arrays import Catalog, Floats
 from promptdia.tasks.model.catalogs import REFERENCE, SOURCE
 from promptdia.tasks.model.photo_calib import mag_to_njy
@@ -91,10 +92,47 @@ def test_a_wrong_first_guess_is_solved_and_every_pair_is_right(
         assert solved.log10_false_alarm < -4
         own = sources["id"] > 0
         _, row, ref = np.intersect1d(sources["id"][own], references["id"], return_indices=True)
+        assert solved.used.sum() > 0.8 * row.size
         here = sources[own][row]
         sky = solved.wcs.pixel_to_sky(here["x"], here["y"])
         apart = separation_arcsec(*sky, references["ra"][ref], references["dec"][ref])
         assert np.median(apart) < 0.1 * SCALE
+
+
+@pytest.mark.parametrize(("mirrored", "turn_deg"), [(False, 180.0), (True, 0.0), (True, 37.0)])
+def test_a_guess_of_any_angle_and_parity_is_solved(mirrored: bool, turn_deg: float) -> None:
+    shape = (1024, 1024)
+    sources, references, right = case(11, 60, shape)
+    c, s = np.cos(np.deg2rad(turn_deg)), np.sin(np.deg2rad(turn_deg))
+    flip = np.diag([-1.0 if mirrored else 1.0, 1.0])
+    cd = np.asarray(right.wcs.pixel_scale_matrix) @ np.array([[c, -s], [s, c]]) @ flip
+    guess = tan_wcs(150.0, 2.0, 511.5, 511.5, cd, shape)
+    solved = SOLVE.run(sources, references, guess, shape, MJD)
+    known = sources["id"][solved.source_index] == references["id"][solved.reference_index]
+    assert known[solved.used].mean() > 0.97
+    assert solved.rms_arcsec < 0.1 * SCALE
+    with pytest.raises(TaskError, match=r"matched \d+ of|may be an accident"):
+        SolveAstrometry(AstrometryConfig(blind=False)).run(sources, references, guess, shape, MJD)
+
+
+def test_a_guess_with_distortion_keeps_it() -> None:
+    rng = np.random.default_rng(12)
+    shape = (1024, 1024)
+    cd = np.diag([-SCALE, SCALE]) / 3600
+    cubic = np.zeros((4, 4))
+    cubic[3, 0] = cubic[1, 2] = 2e-8
+    truth, guess = (tan_wcs(150.0, 2.0, x, 511.5, cd, shape) for x in (511.5, 531.5))
+    for wcs in (truth, guess):
+        wcs.wcs.wcs.ctype = ["RA---TAN-SIP", "DEC--TAN-SIP"]
+        wcs.wcs.sip = Sip(cubic, cubic.T.copy(), None, None, wcs.wcs.wcs.crpix)
+        wcs.wcs.wcs.set()
+    sources, references = SOURCE.empty(12), REFERENCE.empty(12)
+    sources["x"], sources["y"] = rng.uniform(20, 1000, (2, 12))
+    references["ra"], references["dec"] = truth.pixel_to_sky(sources["x"], sources["y"])
+    solved = SOLVE.run(sources, references, guess, shape, MJD)
+    corner = np.array([0.0, 1023.0, 0.0, 1023.0]), np.array([0.0, 0.0, 1023.0, 1023.0])
+    apart = separation_arcsec(*solved.wcs.pixel_to_sky(*corner), *truth.pixel_to_sky(*corner))
+    assert apart.max() < 0.03
 
 
 def test_eight_stars_are_enough() -> None:
@@ -114,7 +152,7 @@ def test_eight_stars_are_enough() -> None:
 
 @pytest.mark.parametrize("n", [8, 30, 60])
 def test_unrelated_stars_are_never_matched(n: int) -> None:
-    for seed in range(4):
+    for seed in range(2):
         sources, _, guess = case(seed, n)
         _, references, _ = case(seed + 100, n)
         with pytest.raises(TaskError, match=r"matched \d+ of|may be an accident"):
@@ -144,10 +182,9 @@ def test_pair_votes_agree_with_a_plain_search() -> None:
     a, b = rng.uniform(-100, 100, (2, 8, 2))
     max_log_scale, max_rotation, max_shift = 0.1, 0.2, 80.0
     one, other = star_pairs(a, 30.0), star_pairs(b, 30.0)
-    other = other[np.argsort(other[:, 0])]
-    start = np.searchsorted(other[:, 0], one[:, 0] - max_log_scale)
+    other, first = by_sector(other, max_rotation)
     votes = np.empty((1000, 4))
-    n = pair_votes(one, other, start, max_log_scale, max_rotation, max_shift, votes)
+    n = pair_votes(one, other, first, max_log_scale, max_rotation, max_shift, votes)
     za, zb = a @ [1, 1j], b @ [1, 1j]
     expected = []
     for j in range(8):
@@ -164,8 +201,10 @@ def test_pair_votes_agree_with_a_plain_search() -> None:
                         expected.append(vote)
     assert n == len(expected) > 0
     assert_allclose(sorted(map(tuple, votes[:n])), sorted(expected), atol=1e-9)
-    none_kept = np.empty((0, 4))
-    assert n == pair_votes(one, other, start, max_log_scale, max_rotation, max_shift, none_kept)
+    room = np.empty((n - 1, 4))
+    kept = pair_votes(one, other, first, max_log_scale, max_rotation, max_shift, room)
+    assert kept == n - 1
+    assert_allclose(room, votes[: n - 1])
 
 
 def test_the_order_follows_the_distortion_and_outliers_are_dropped() -> None:
@@ -230,7 +269,7 @@ def test_real_hsc_detectors_are_matched_to_gaia() -> None:
     folder = data_dir("hsc_astrometry_1180")
     references = gaia(str(folder / "gaia_refCat.parquet"))
     medians = []
-    for path in sorted(folder.glob("1180_*.fits"))[::6]:
+    for path in [*sorted(folder.glob("1180_*.fits"))[::10], folder / "1180_62.fits"]:
         with fits.open(path) as hdus:
             header, table = hdus[0].header.copy(), hdus[1].data
             header["CTYPE1"], header["CTYPE2"] = "RA---TAN", "DEC--TAN"
@@ -244,4 +283,4 @@ def test_real_hsc_detectors_are_matched_to_gaia() -> None:
         moved = separation_arcsec(*solved.wcs.pixel_to_sky(*centre), *guess.pixel_to_sky(*centre))
         assert moved[0] < 1.5, path
     assert np.median(medians) < 0.015
-    assert np.max(medians) < 0.06
+    assert np.max(medians) < 0.03

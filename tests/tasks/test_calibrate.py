@@ -179,13 +179,46 @@ def test_a_failure_names_the_step_and_keeps_what_was_done(field: StarField) -> N
     far["dec"] -= 5.0
     with pytest.raises(CalibrationFailed, match="astrometry: none of 200 reference") as failure:
         CALIBRATE.run(field.exposure, far)
-    assert failure.value.exposure.psf is not None
-    assert failure.value.summary["nPsfStar"] > 20
+    assert failure.value.reached.exposure.psf is not None
+    assert failure.value.reached.summary["nPsfStar"] > 20
+    assert np.isfinite(failure.value.reached.sources["psfFlux"]).sum() > 100
     no_band = field.references.copy()
     no_band["r_flux"] = np.nan
     with pytest.raises(CalibrationFailed, match=r"photometry: none of .* band r") as failure:
         CALIBRATE.run(field.exposure, no_band)
-    assert failure.value.summary["astromOffsetMean"] < 0.1
+    assert failure.value.reached.summary["astromOffsetMean"] < 0.1
+
+
+@pytest.mark.parametrize(("n_stars", "ellipticity"), [(12, 0.0), (100, 0.5)])
+def test_few_stars_and_long_ones_are_calibrated(n_stars: int, ellipticity: float) -> None:
+    made = star_field(
+        seed=21,
+        shape=(600, 600),
+        n_stars=n_stars,
+        bright_mag=16.5,
+        faint_mag=19.0,
+        profile=lambda u, v: moffat(3.5, ellipticity),
+        min_distance=25.0,
+    )
+    exposure = made.exposure.replace(image=made.exposure.image + np.float32(400))
+    done = CALIBRATE.run(exposure, made.references)
+    source, star = matched(made, done.sources)
+    ratio = done.sources["psfFlux"][source] / mag_to_njy(
+        ZERO_POINT - 2.5 * np.log10(made.flux[star])
+    )
+    assert source.size >= 0.9 * n_stars
+    assert abs(np.median(ratio) - 1) < 0.006
+    assert done.summary["astromRms"] < 0.01
+    assert_allclose(done.summary["starEMedian"], ellipticity, atol=0.06)
+
+
+def test_too_few_stars_end_at_the_psf() -> None:
+    made = star_field(
+        seed=22, shape=(600, 600), n_stars=4, bright_mag=16.5, faint_mag=17.5, min_distance=60.0
+    )
+    exposure = made.exposure.replace(image=made.exposure.image + np.float32(400))
+    with pytest.raises(CalibrationFailed, match=r"PSF: the star selection found \d usable stars"):
+        CALIBRATE.run(exposure, made.references)
 
 
 def test_frames_without_stars_or_pixels_say_so(field: StarField) -> None:

@@ -57,9 +57,11 @@ def recall_and_purity(found: np.ndarray, s: Scene) -> tuple[float, float]:
 @pytest.mark.parametrize("fwhm", [1.8, 2.5, 4.0, 8.0])
 def test_tracks_are_found_and_stars_are_spared(fwhm: float) -> None:
     scenes = [scene(fwhm, seed) for seed in (1, 2, 3)]
-    found = [FIND.find(s.exposure, fwhm)[0] for s in scenes]
+    # as wide as the pixels make it, which is what a measurement of the seeing says
+    seen = np.hypot(fwhm, 2.355 / np.sqrt(12.0))
+    found = [FIND.find(s.exposure, seen)[0] for s in scenes]
     recall, purity = np.mean([recall_and_purity(f, s) for f, s in zip(found, scenes)], axis=0)
-    assert recall > 0.9
+    assert recall > (0.95 if fwhm < 5.0 else 0.94)
     assert purity > 0.95
     lost = 0
     for f, s in zip(found, scenes):
@@ -165,7 +167,7 @@ def test_a_centred_star_is_never_sharp_and_a_spike_is() -> None:
         assert np.isnan(sharp_value(image, variance, 3, 3, 100.0, ratios, 6.0, 2.5))
         image[3, 3] += 4.0 * image[3, 3]
         estimate = sharp_value(image, variance, 3, 3, 100.0, ratios, 6.0, 2.5)
-        assert_allclose(estimate, (image[3, 2] + image[3, 4]) / 2)
+        assert_allclose(estimate, (image[2, 2] + image[4, 4]) / 2)
 
 
 def test_the_sky_of_a_box_is_its_lower_quartile() -> None:

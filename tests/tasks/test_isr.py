@@ -252,3 +252,58 @@ def test_the_kernel_does_the_arithmetic_of_plain_numpy() -> None:
     flattened = (counted - 10.0 * d) / f
     assert_allclose(exposure.image, flattened, rtol=1e-4, atol=1e-3)
     assert_allclose(exposure.variance, (noise + flattened**2 * vf) / f**2, rtol=1e-4)
+
+
+def bent(signal: np.ndarray, c2: float) -> np.ndarray:
+    """ADU that stand for ``signal`` where v stands for v + c2 v^2."""
+    return (np.sqrt(1.0 + 4.0 * c2 * signal) - 1.0) / (2.0 * c2)
+
+
+def electronics(c2: float, crosstalk: tuple[tuple[float, float], ...]) -> Detector:
+    """Two amplifiers with overscan, the second read from right to left."""
+    scan = Box(64, 72, 0, 60), Box(136, 144, 0, 60)
+    one = Amplifier(Box(0, 64, 0, 60), Box(0, 64, 0, 60), scan[0], 1.5, 6.0, 6e4, linearity=(c2,))
+    two = Amplifier(Box(72, 136, 0, 60), Box(64, 128, 0, 60), scan[1], 1.8, 6.0, 6e4, True,
+                    linearity=(c2,))  # fmt: skip
+    return Detector(0, "two", 128, 60, 0.2, (one, two), crosstalk=crosstalk)
+
+
+def test_crosstalk_and_a_bent_response_are_undone() -> None:
+    """Without noise: what is left of ghost and bend is far below an electron and 1e-3."""
+    c2, crosstalk = 1.2e-6, ((0.0, 4e-4), (7e-4, 0.0))
+    detector = electronics(c2, crosstalk)
+    truth = np.full((60, 128), 300.0)
+    truth[20:25, 10:15] = 70_000.0
+    truth[40:43, 100:110] = 60_000.0
+    one, two = bent(truth[:, :64] / 1.5, c2), bent(truth[:, :63:-1] / 1.8, c2)
+    pixels = np.full((60, 144), 1000.0)
+    pixels[:, :64] += one + crosstalk[0][1] * two
+    pixels[:, 72:136] += two + crosstalk[1][0] * one
+    raw = make_raw(pixels, detector)
+    exposure = ISR.run(raw, NONE)
+    assert_allclose(exposure.image, truth, rtol=1e-4, atol=0.1)
+    assert [exposure.notes[k] for k in ("ISRXTALK", "ISRLIN")] == [True, True]
+    off = RemoveSignature(IsrConfig(crosstalk=False, linearity=False)).run(raw, NONE)
+    assert [off.notes[k] for k in ("ISRXTALK", "ISRLIN")] == [False, False]
+    ghost = np.s_[20:25, 128 - 15 : 128 - 10]
+    assert_allclose(off.image[ghost], 300.0 + 7e-4 * 70_000 * 1.8 / 1.5, rtol=0.1)
+    assert off.image[22, 12] < 0.96 * 70_000.0
+
+
+def test_crosstalk_does_not_spread_missing_pixels() -> None:
+    detector = electronics(0.0, ((0.0, 1e-3), (1e-3, 0.0)))
+    pixels = np.random.default_rng(12).normal(1300.0, 5.0, (60, 144))
+    pixels[30, 5] = np.nan
+    exposure = ISR.run(make_raw(pixels, detector), NONE)
+    assert has(exposure.mask, MaskPlane.NO_DATA).sum() == 1
+
+
+def test_crosstalk_that_does_not_fit_the_amplifiers_is_refused() -> None:
+    pixels = np.random.default_rng(1).normal(500, 9, (60, 144))
+    with pytest.raises(WrongShape, match=r"crosstalk has shape \(1, 2\), 2 amplifiers need"):
+        ISR.run(make_raw(pixels, electronics(0.0, ((0.0, 1e-3),))), NONE)
+    detector = electronics(0.0, ((0.0, 0.0), (0.0, 0.0)))
+    smaller = replace(detector.amplifiers[1], data=Box(72, 130, 0, 60), target=Box(64, 122, 0, 60))
+    uneven = replace(detector, amplifiers=(detector.amplifiers[0], smaller))
+    with pytest.raises(WrongShape, match="data are equal in size"):
+        ISR.run(make_raw(pixels, uneven), NONE)

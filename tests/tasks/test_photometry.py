@@ -9,7 +9,13 @@ from promptdia.tasks.errors import TaskError, TooFewStars
 from promptdia.tasks.model.arrays import Catalog
 from promptdia.tasks.model.catalogs import REFERENCE, SOURCE
 from promptdia.tasks.model.wcs import tan_wcs
-from promptdia.tasks.photometry import PhotometryConfig, SolvePhotometry, zero_point_calib
+from promptdia.tasks.photometry import (
+    ColourTerm,
+    PhotometryConfig,
+    SolvePhotometry,
+    zero_point_calib,
+)
+from promptdia.tasks.summary import Fiducial, effective_time, photometry_numbers
 
 SOLVE = SolvePhotometry(PhotometryConfig())
 
@@ -57,3 +63,60 @@ def test_a_band_without_fluxes_and_too_few_stars_are_named() -> None:
     sources["psfFluxErr"][2:] = sources["psfFlux"][2:]
     with pytest.raises(TooFewStars, match="zero point found 2 usable stars, needs 3"):
         SOLVE.run(sources, references, match, "r")
+
+
+def test_a_colour_term_takes_the_colour_out() -> None:
+    sources, references, match = stars(400, 28.0)
+    colour = np.random.default_rng(2).uniform(0.0, 2.0, 400)
+    references["g_flux"] = references["r_flux"] * 10 ** (-0.4 * colour)
+    # the camera sees r + 0.1 (g - r)
+    sources["psfFlux"] *= 10 ** (-0.4 * 0.1 * colour)
+    references["g_flux"][:40] = np.nan
+    bare = SOLVE.run(sources, references, match, "r")
+    assert abs(bare.photo_calib.zero_point - 28.0) > 0.05
+    assert bare.scatter_mag > 0.04
+    terms = {"r": ColourTerm(("g", "r"), 0.1)}
+    corrected = SolvePhotometry(PhotometryConfig(colour_terms=terms))
+    got = corrected.run(sources, references, match, "r")
+    assert_allclose(got.photo_calib.zero_point, 28.0, atol=0.003)
+    assert_allclose(got.scatter_mag, 0.011, atol=0.003)
+    assert not got.used[:40].any()
+    references["g_flux"] = np.nan
+    with pytest.raises(TaskError, match="has a flux in band r and the colour g-r"):
+        corrected.run(sources, references, match, "r")
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.02])
+def test_a_trend_over_the_detector_is_measured(slope: float) -> None:
+    sources, references, match = stars(300, 28.0)
+    rng = np.random.default_rng(3)
+    sources["x"], sources["y"] = rng.uniform(0, 1000, (2, 300))
+    sources["psfFlux"] *= 10 ** (0.4 * slope * (sources["x"] / 500 - 1))
+    numbers = photometry_numbers(SOLVE.run(sources, references, match, "r"), sources, (1000, 1000))
+    assert_allclose(numbers["zeroPointTrend"], slope / np.sqrt(3), atol=0.0015)
+    assert (numbers["zeroPointTrendSigma"] > 5) == (slope > 0)
+    few = photometry_numbers(
+        SOLVE.run(sources[:5], references, _only(match, 5), "r"), sources, (9, 9)
+    )
+    assert "zeroPointTrend" not in few
+
+
+def test_the_effective_time_is_that_of_equal_depth() -> None:
+    fiducial = Fiducial(psf_sigma=1.5, sky=30.0, zero_point=28.5)
+    same = {
+        "expTime": 40.0,
+        "psfSigma": 1.5,
+        "skyBg": 1200.0,
+        "zeroPoint": 28.5 + 2.5 * np.log10(40.0),
+    }
+    assert_allclose(effective_time(same, fiducial)["effTime"], 40.0)
+    # half the light, twice the sky, double width: S/N of a faint star at equal time, squared
+    worse = same | {"psfSigma": 3.0, "skyBg": 2400.0, "zeroPoint": same["zeroPoint"] - 0.752575}
+    numbers = effective_time(worse, fiducial)
+    assert_allclose(numbers["effTime"], 40.0 * 0.5**2 / 2.0 / 4.0, rtol=1e-4)
+    assert_allclose(numbers["effTimeZeroPointScale"], 0.25, rtol=1e-4)
+
+
+def _only(match: Astrometry, n: int) -> Astrometry:
+    rows = np.arange(n)
+    return match._replace(source_index=rows, reference_index=rows, used=rows >= 0)
