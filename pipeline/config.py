@@ -13,9 +13,11 @@ from promptdia.tasks.isr import IsrConfig
 from promptdia.tasks.measure import MeasureConfig
 from promptdia.tasks.package import PackageConfig
 from promptdia.tasks.reliability import ReliabilityConfig
+from promptdia.tasks.spikes import SpikeConfig
 from promptdia.tasks.subtract import SubtractConfig
 from promptdia.tasks.summarize import SummarizeConfig
 from promptdia.tasks.template import CoaddConfig, TemplateConfig
+from promptdia.tasks.template_inputs import SelectConfig
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class PipelineConfig:
 
     isr: IsrConfig = field(default_factory=IsrConfig)
     calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
+    spikes: SpikeConfig = field(default_factory=SpikeConfig)
+    select_template: SelectConfig = field(default_factory=SelectConfig)
     coadd: CoaddConfig = field(default_factory=CoaddConfig)
     template: TemplateConfig = field(default_factory=TemplateConfig)
     subtract: SubtractConfig = field(default_factory=SubtractConfig)
@@ -39,6 +43,8 @@ class PipelineConfig:
     """A master calibration frame holds this long before and after its date."""
     alert_schema: Literal["10.0", "11.0", "11.1"] = "11.0"
     """Version of the alert packets."""
+    strict_cutouts: bool = False
+    """Cutouts have exactly the header cards of Rubin's: no CTYPE, so no celestial WCS."""
 
 
 def load_pipeline(*layers: tuple[str, dict[str, Any]]) -> PipelineConfig:

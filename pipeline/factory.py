@@ -12,6 +12,7 @@ from promptdia.tasks.isr import RemoveSignature
 from promptdia.tasks.measure import MeasureDiaSources
 from promptdia.tasks.package import PackageAlerts
 from promptdia.tasks.reliability import ScoreReliability
+from promptdia.tasks.spikes import MarkSpikes
 from promptdia.tasks.subtract import SubtractTemplate
 from promptdia.tasks.summarize import SummarizeObjects
 from promptdia.tasks.template import BuildCoadd, MakeTemplate
@@ -23,6 +24,7 @@ class Tasks:
 
     remove_signature: RemoveSignature
     calibrate: CalibrateImage
+    mark_spikes: MarkSpikes
     coadd: BuildCoadd
     make_template: MakeTemplate
     subtract: SubtractTemplate
@@ -41,6 +43,7 @@ def make_tasks(config: PipelineConfig) -> Tasks:
     return Tasks(
         remove_signature=RemoveSignature(config.isr),
         calibrate=CalibrateImage(config.calibrate),
+        mark_spikes=MarkSpikes(config.spikes),
         coadd=BuildCoadd(config.coadd),
         make_template=MakeTemplate(config.template),
         subtract=SubtractTemplate(config.subtract),

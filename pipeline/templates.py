@@ -12,6 +12,7 @@ from promptdia.pipeline.repository import Repository
 from promptdia.pipeline.worker import calibrate_frame
 from promptdia.tasks.model.exposure import ScienceExposure
 from promptdia.tasks.model.visit import Visit
+from promptdia.tasks.template_inputs import Candidate, SelectConfig, select_visits
 from promptdia.tasks.warp import warp
 
 
@@ -34,18 +35,33 @@ class Templates:
     """Visit, detector and why its frame was left out."""
 
 
-def default_visits(repository: Repository) -> list[Visit]:
-    """The visits of the first night: what ``promptdia template`` takes when none are named."""
+def default_visits(repository: Repository, before: int | None = None) -> list[Visit]:
+    """What ``promptdia template`` takes when no visit is named.
+
+    The visits of the first night, or all of the nights before ``before`` (yyyymmdd).
+    """
     visits = repository.visits()
     if not visits:
         raise ConfigError(f"{repository.root} has no visit to build a template from")
-    return [v for v in visits if v.day_obs == visits[0].day_obs]
+    if before is None:
+        return [v for v in visits if v.day_obs == visits[0].day_obs]
+    earlier = [v for v in visits if v.day_obs < before]
+    if not earlier:
+        raise ConfigError(f"{repository.root} has no visit before {before}")
+    return earlier
 
 
 def build_templates(
-    repository: Repository, visits: list[Visit], executor: Executor, band: str | None = None
+    repository: Repository,
+    visits: list[Visit],
+    executor: Executor,
+    band: str | None = None,
+    select: SelectConfig | None = None,
 ) -> Templates:
-    """Calibrate the visits' frames where needed, and coadd them patch by patch."""
+    """Calibrate the visits' frames where needed, and coadd them patch by patch.
+
+    With ``select`` only the best of the visits go into each patch.
+    """
     chosen = [v for v in visits if band in (None, v.band)]
     if not chosen:
         raise ConfigError(f"no visit in band {band} to build a template from")
@@ -60,7 +76,8 @@ def build_templates(
     if not inputs:
         raise InputError(f"no frame could be calibrated for a template; the first: {refused[0][2]}")
     arguments = [
-        (repository.root, b, patch, members) for b, patch, members in _by_patch(repository, inputs)
+        (repository.root, b, patch, members)
+        for b, patch, members in _by_patch(repository, inputs, select)
     ]
     return Templates(list(ordered(executor, _build_patch, arguments)), refused)
 
@@ -77,15 +94,20 @@ def store_template(repository: Repository, image: ScienceExposure) -> list[Path]
 
 
 def _by_patch(
-    repository: Repository, inputs: list[tuple[Visit, int]]
+    repository: Repository, inputs: list[tuple[Visit, int]], select: SelectConfig | None
 ) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
-    members: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    members: dict[tuple[str, int], list[tuple[Candidate, int]]] = {}
     for visit, number in inputs:
         science = _calexp(repository, visit.id, number)
+        frame = Candidate.of(science)
         for patch in repository.tiling.patches_of(science.wcs, science.shape):
-            members.setdefault((visit.band, patch.id), []).append((visit.id, number))
+            members.setdefault((visit.band, patch.id), []).append((frame, number))
     for band, patch_id in sorted(members):
-        yield band, patch_id, members[band, patch_id]
+        frames = members[band, patch_id]
+        visits = {f.visit for f, _ in frames}
+        if select is not None:
+            visits = select_visits([f for f, _ in frames], select)
+        yield band, patch_id, [(f.visit, number) for f, number in frames if f.visit in visits]
 
 
 def _build_patch(

@@ -1,7 +1,7 @@
 """Real frames, from the files as delivered to alerts, compared with what is known of them.
 
-Neither camera wrote a WCS and there is no catalogue of either field: one good frame is
-chosen to define the sky, and everything after is relative to it.
+Where a camera wrote no WCS and there is no catalogue of the field, one good frame is chosen
+to define the sky, and everything after is relative to it.
 """
 
 import argparse
@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from real_curve import event_light, light_curve_numbers
+from real_page import write_page
 from real_pictures import draw_campaign, draw_packets
+from real_repeats import find_repeats
 from real_truth import Truth, compare, print_comparison, summarize
 
 from promptdia.apdb.sql import SqlApdb
@@ -42,12 +45,15 @@ class Campaign:
     folder: str
     frames: tuple[str, ...]
     """File patterns of science and calibration frames; headers tell them apart."""
-    master_flat: str | None
-    sky: int
-    """Sequence number of the frame whose stars become the reference catalogue."""
     template: tuple[int, ...]
-    """Sequence numbers of the frames that go into the template; all others are processed."""
+    """Sequence numbers of the frames that go into the template."""
     truth: Truth
+    sky: int | None = None
+    """Sequence number of the frame whose stars become the reference catalogue; None for frames
+    that were calibrated elsewhere."""
+    master_flat: str | None = None
+    with_template: bool = False
+    """The frames of the template are processed like the others."""
 
 
 CAMPAIGNS = {
@@ -59,17 +65,25 @@ CAMPAIGNS = {
         master_flat="DERIVED_smallscale_skyflat.fits.gz",
         sky=20,
         template=(15, 22, 28, 34),
-        truth=Truth("asteroid_truth.csv", moves=True),
+        truth=Truth("asteroid_truth.csv"),
     ),
     # The last nights, with the best seeing, when the event was nearly over.
     "saao": Campaign(
         instrument="saao-ste3",
         folder="saao_kb13475_early",
         frames=("AKB13475I*",),
-        master_flat=None,
         sky=21,
         template=(53, 54, 55, 56, 57),
-        truth=Truth("event_truth_lightcurve.csv", moves=False),
+        truth=Truth("event_truth_lightcurve.csv", has_light=True),
+        with_template=True,
+    ),
+    # The later epoch, sharper, without the transient. The WCS is wrong by half a pixel.
+    "decam": Campaign(
+        instrument="decam-mini",
+        folder="decam_mini_transient",
+        frames=("DEC-OBS*",),
+        template=(11, 12, 13, 14, 15),
+        truth=Truth(at=(128.7, 127.6)),
     ),
 }
 
@@ -121,14 +135,16 @@ def prepare(
     repository = Repository.create(root, campaign.instrument)
     progress.stage("ingest", 0, 1)
     files = sorted(path for pattern in campaign.frames for path in folder.glob(pattern))
-    _ingest(repository, [f for f in files if only is None or _serves(f, only)])
+    kind = "calexp" if campaign.sky is None else None
+    _ingest(repository, [f for f in files if only is None or _serves(f, only)], kind)
     if campaign.master_flat:
         _ingest(repository, [folder / campaign.master_flat], "flat", combined=True)
         progress.stage("calibrate", 0, 1)
         build_calibrations(repository)
     visits = {visit.id % 100_000: visit for visit in repository.visits()}
-    progress.stage("reference", 0, 1)
-    bootstrap(repository, visits[campaign.sky].id, 0, ZERO_POINT)
+    if campaign.sky is not None:
+        progress.stage("reference", 0, 1)
+        bootstrap(repository, visits[campaign.sky].id, 0, ZERO_POINT)
     progress.stage("template", 0, 1)
     with open_executor(workers) as executor:
         made = build_templates(repository, [visits[n] for n in campaign.template], executor)
@@ -140,8 +156,9 @@ def prepare(
 def run(
     campaign: Campaign, repository: Repository, progress: Progress, workers: int | None = None
 ) -> list[Outcome]:
-    """Process every frame that is not in the template, in time order."""
-    visits = [v for v in repository.visits() if v.id % 100_000 not in campaign.template]
+    """Process the frames in time order."""
+    left_out = () if campaign.with_template else campaign.template
+    visits = [v for v in repository.visits() if v.id % 100_000 not in left_out]
     jobs = jobs_of(repository, visits)
     store = SqlApdb.create(repository.apdb_url)
     outcomes = []
@@ -157,11 +174,22 @@ def report(
 ) -> dict[str, Any]:
     """Compare with the truth, draw the pictures, and print unless ``quiet``."""
     rows = compare(repository, outcomes, campaign.truth, base / campaign.folder, campaign.template)
-    result = summarize(rows, campaign.truth)
-    pictures = draw_campaign(repository, rows, campaign.truth)
+    result = summarize(rows, campaign.template)
+    curve = event_light(repository, rows) if campaign.truth.has_light else None
+    if curve is not None:
+        result |= light_curve_numbers(curve)
+    repeats = find_repeats(rows)
+    result["repeating_positions"] = len(repeats)
+    draw_campaign(repository, rows, curve)
+    page = write_page(repository, rows, result, repeats)
     if not quiet:
-        print_comparison(rows, result, campaign.truth)
-        print(f"triplets and light curve: {pictures}")
+        print_comparison(rows, result)
+        for repeat in repeats:
+            print(
+                f"{repeat.ra:.5f} {repeat.dec:.5f}: {repeat.n_nights} nights, {repeat.kind}: "
+                f"{repeat.why}"
+            )
+        print(f"frames, residuals and light curve: {page}")
     return {**result, "frames": [row.as_json() for row in rows]}
 
 

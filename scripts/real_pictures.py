@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from real_truth import Frame, Truth, light_curve
+from real_curve import LightCurve, draw_light_curve
+from real_truth import Frame
 
 from promptdia.pipeline.io.files import whole_file
 from promptdia.pipeline.report.triplets import draw_alert, draw_triplets
@@ -15,7 +16,9 @@ MOST = 12
 """Alerts drawn of one frame besides the known source."""
 
 
-def draw_campaign(repository: Repository, frames: Sequence[Frame], truth: Truth) -> Path:
+def draw_campaign(
+    repository: Repository, frames: Sequence[Frame], curve: LightCurve | None
+) -> Path:
     """Triplets of the known source, of all else, and its curve; the folder they are in."""
     folder = repository.root / "report"
     known = [f.alert for f in frames if f.alert]
@@ -25,10 +28,10 @@ def draw_campaign(repository: Repository, frames: Sequence[Frame], truth: Truth)
     for frame in frames:
         if frame.others:
             draw_triplets(frame.others[:MOST], folder / f"others-{frame.visit}.png", across=3)
-    if truth.moves:
+    if curve is None:
         _draw_offsets(frames, folder / "offsets.png")
     else:
-        _draw_light_curve(frames, folder / "light-curve.png")
+        save(draw_light_curve(curve), folder / "light-curve.png")
     return folder
 
 
@@ -57,32 +60,10 @@ def _draw_offsets(frames: Sequence[Frame], path: Path) -> None:
     axis.set_ylabel("alert less truth [px]")
     axis.ticklabel_format(useOffset=False)
     axis.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
-def _draw_light_curve(frames: Sequence[Frame], path: Path) -> None:
-    """Our difference fluxes, and the table's in the same unit."""
-    used, table, ours, unit = light_curve(frames)
-    sources = [f.alert["diaSource"] for f in used if f.alert]
-    time = [s["midpointMjdTai"] for s in sources]
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    above: Any
-    below: Any
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    above.plot(time, table * unit, "x", color="#999999", label="table, scaled")
-    above.errorbar(time, ours, [s["psfFluxErr"] for s in sources], fmt="o", ms=4, label="alerts")
-    above.axhline(0, color="#999999", lw=0.7)
-    above.set_ylabel("difference flux [nJy, relative zero point]")
-    above.legend()
-    below.plot(time, 100 * (ours / (table * unit) - 1), "o", ms=4)
-    below.axhspan(-15, 15, color="#DDDDDD", zorder=0)
-    below.set_ylim(-50, 50)
-    below.set_ylabel("deviation [%]")
-    below.set_xlabel("MJD TAI")
-    below.ticklabel_format(useOffset=False)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     with whole_file(path) as part:
         figure.savefig(part, format="png", dpi=110)

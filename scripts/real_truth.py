@@ -14,26 +14,26 @@ from rich.table import Table
 from promptdia.pipeline.io.alert_files import read_container
 from promptdia.pipeline.repository import Repository
 from promptdia.pipeline.worker import Outcome
-from promptdia.tasks.model.arrays import Floats
+from promptdia.tasks.model.psf import FWHM_PER_SIGMA
 
 MATCH_PX = 3.0
 """An alert this near the known position is the known source."""
 TABLE_ERROR = 0.2
 """A change smaller than this part of the event's light in the template is within twice what the
 table's own photometry is good for (5 to 10 %, worse in bad seeing): not usable."""
-SAME_DAYS = 0.1
-"""Points less than this apart should agree."""
 GOOD_SEEING_PX = 7.0
 """The light curve is compared where the header's FWHM is less."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A table with the known source's place in each frame."""
+    """What is known: a table with the source's place in each frame, or one place for all."""
 
-    file: str
-    moves: bool
-    """An asteroid, with its place only; else an event, with its light too."""
+    file: str | None = None
+    has_light: bool = False
+    """The table holds the source's light too: an event with a light curve."""
+    at: tuple[float, float] = (np.nan, np.nan)
+    """Pixel in every frame, where there is no table."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ class Known:
 
     x: float
     y: float
+    light: float
+    """In the table's unit; nan where it has none."""
     change: float
-    """Light less that in the template, in the table's unit; nan for an asteroid."""
+    """Light less that in the template."""
     usable: bool
     """Whether it must be alerted."""
 
@@ -56,13 +58,15 @@ class Frame:
     status: str
     reason: str
     seeing_px: float
-    """FWHM from the camera's header; nan where it does not say."""
+    """FWHM from the camera's header, or ours where it does not say; nan without either."""
     known: Known | None
     alert: dict[str, Any] | None
     """The known source's alert."""
     offset_px: float
     others: tuple[dict[str, Any], ...]
     """All other alerts, brightest first."""
+    metrics: dict[str, float]
+    """Of the pipeline."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -77,7 +81,7 @@ class Frame:
             "snr": source.get("snr"),
             "flux": source.get("psfFlux"),
             "flux_error": source.get("psfFluxErr"),
-            "change_in_table": self.known.change if self.known else None,
+            "light_in_table": self.known.light if self.known else None,
             "dia_object": source.get("diaObjectId"),
             "other_alerts": len(self.others),
         }
@@ -91,28 +95,37 @@ def compare(
     template: Sequence[int],
 ) -> list[Frame]:
     """Every processed frame beside the truth, in time order."""
-    known = read_truth(folder / truth.file, truth, template)
+    if truth.file is None:
+        known = {o.visit % 100_000: Known(*truth.at, np.nan, np.nan, True) for o in outcomes}
+    else:
+        known = read_truth(folder / truth.file, truth.has_light, template)
     return [_frame(repository, o, known.get(o.visit % 100_000)) for o in outcomes]
 
 
-def read_truth(path: Path, truth: Truth, template: Sequence[int]) -> dict[int, Known]:
+def read_truth(path: Path, has_light: bool, template: Sequence[int]) -> dict[int, Known]:
     """The known source by the frames' sequence numbers."""
     with path.open(newline="") as file:
         rows = {_sequence(r.get("file") or r["f"]): r for r in csv.DictReader(file)}
-    if truth.moves:
-        return {n: Known(float(r["x"]), float(r["y"]), np.nan, True) for n, r in rows.items()}
+    if not has_light:
+        return {
+            n: Known(float(r["x"]), float(r["y"]), np.nan, np.nan, True) for n, r in rows.items()
+        }
     light = {n: float(r["flux_refcounts"]) for n, r in rows.items()}
     base = float(np.mean([light[n] for n in template if n in light]))
     return {
         n: Known(
-            float(r["x"]), float(r["y"]), light[n] - base, abs(light[n] - base) > TABLE_ERROR * base
+            float(r["x"]),
+            float(r["y"]),
+            light[n],
+            light[n] - base,
+            abs(light[n] - base) > TABLE_ERROR * base,
         )
         for n, r in rows.items()
     }
 
 
-def summarize(frames: Sequence[Frame], truth: Truth) -> dict[str, Any]:
-    """The numbers asked for."""
+def summarize(frames: Sequence[Frame], template: Sequence[int]) -> dict[str, Any]:
+    """The numbers asked for; noise only of frames that are not in the template."""
     wanted = [f for f in frames if f.known and f.known.usable]
     found = [f for f in wanted if f.alert]
     offsets = [f.offset_px for f in found]
@@ -122,57 +135,27 @@ def summarize(frames: Sequence[Frame], truth: Truth) -> dict[str, Any]:
         "failed": sum(f.status == "failed" for f in frames),
         "usable": len(wanted),
         "found": len(found),
+        "dia_objects": len({f.alert["diaSource"]["diaObjectId"] for f in frames if f.alert}),
         "offset_px_median": float(np.median(offsets)) if offsets else None,
         "offset_px_max": max(offsets, default=None),
         "other_alerts_median": float(np.median(others)) if others else None,
         "other_alerts_max": max(others, default=None),
     }
-    return numbers if truth.moves else {**numbers, **_light_curve_numbers(frames)}
+    apart = [f for f in frames if f.status == "done" and f.visit % 100_000 not in template]
+    for name, metric, tolerance in (("pixel", "noise", 0.10), ("snr", "noise_matched", 0.05)):
+        noise = np.array([f.metrics[metric] for f in apart])
+        if noise.size:
+            numbers |= {
+                f"{name}_noise_over_expected_median": float(np.median(noise)),
+                f"{name}_noise_over_expected_range": [float(noise.min()), float(noise.max())],
+                f"{name}_noise_frames_within_{100 * tolerance:.0f}_percent": (
+                    f"{np.sum(np.abs(noise - 1) <= tolerance)} of {noise.size}"
+                ),
+            }
+    return numbers
 
 
-def light_curve(frames: Sequence[Frame]) -> tuple[list[Frame], Floats, Floats, float]:
-    """Found frames of usable change, the table's change, ours, and nJy per unit of the table.
-
-    The unit is the one free number: the median ratio over frames of good seeing.
-    """
-    used = [f for f in frames if f.alert and f.known and f.known.usable]
-    table = np.array([f.known.change for f in used if f.known], float)
-    ours = np.array([f.alert["diaSource"]["psfFlux"] for f in used if f.alert], float)
-    good = np.array([f.seeing_px < GOOD_SEEING_PX for f in used], bool)
-    unit = float(np.median(ours[good] / table[good])) if good.any() else np.nan
-    return used, table, ours, unit
-
-
-def _light_curve_numbers(frames: Sequence[Frame]) -> dict[str, Any]:
-    used, table, ours, unit = light_curve(frames)
-    off = np.abs(ours / unit / table - 1)[[f.seeing_px < GOOD_SEEING_PX for f in used]]
-    objects = {f.alert["diaSource"]["diaObjectId"] for f in frames if f.alert}
-    time = np.array([f.alert["diaSource"]["midpointMjdTai"] for f in used if f.alert], float)
-    return {
-        "dia_objects": len(objects),
-        "njy_per_table_unit": unit,
-        "light_curve_points": len(off),
-        "light_curve_within_15_percent": int((off <= 0.15).sum()),
-        "light_curve_deviation_median": float(np.median(off)) if len(off) else None,
-        "light_curve_deviation_max": float(off.max()) if len(off) else None,
-        "scatter_within_hours": _scatter_within_hours(time, ours),
-        "scatter_within_hours_of_the_table": _scatter_within_hours(time, table),
-    }
-
-
-def _scatter_within_hours(time: Floats, flux: Floats) -> float | None:
-    """Rms relative difference of neighbours in time less than SAME_DAYS apart, over root two.
-
-    The event changes by a few percent in that time: this tells whose points are to be trusted.
-    """
-    pairs = np.flatnonzero(np.diff(time) < SAME_DAYS)
-    if pairs.size == 0:
-        return None
-    step = 2 * (flux[pairs + 1] - flux[pairs]) / (flux[pairs + 1] + flux[pairs])
-    return float(np.sqrt(np.mean(step**2) / 2))
-
-
-def print_comparison(frames: Sequence[Frame], numbers: dict[str, Any], truth: Truth) -> None:
+def print_comparison(frames: Sequence[Frame], numbers: dict[str, Any]) -> None:
     """A line per frame, and the numbers."""
     table = Table(box=None, pad_edge=False)
     for name in ("visit", "status", "seeing", "known source", "S/N", "offset px", "others"):
@@ -208,18 +191,25 @@ def _frame(repository: Repository, outcome: Outcome, known: Known | None) -> Fra
     nearest = int(np.argmin(distance)) if alerts else -1
     found = bool(alerts) and distance[nearest] <= MATCH_PX
     others = [a for i, a in enumerate(alerts) if not (found and i == nearest)]
-    with fits.open(repository.raw_path(outcome.visit, outcome.detector)) as hdus:
-        seeing = float(hdus[0].header.get("PFWHM", np.nan))
     return Frame(
         visit=outcome.visit,
         status=outcome.status,
         reason=outcome.reason,
-        seeing_px=seeing,
+        seeing_px=_seeing(repository.raw_path(outcome.visit, outcome.detector), outcome),
         known=known,
         alert=alerts[nearest] if found else None,
         offset_px=distance[nearest] if found else np.nan,
         others=tuple(sorted(others, key=lambda a: -a["diaSource"]["snr"])),
+        metrics=outcome.metrics,
     )
+
+
+def _seeing(raw: Path, outcome: Outcome) -> float:
+    own = FWHM_PER_SIGMA * outcome.metrics.get("psfSigma", np.nan)
+    if not raw.exists():
+        return own
+    with fits.open(raw) as hdus:
+        return float(hdus[0].header.get("PFWHM", own))
 
 
 def _distance(alert: dict[str, Any], known: Known | None) -> float:

@@ -86,6 +86,8 @@ class Tiles:
 def centred_rfft(filters: Floats, side: int) -> Transfer:
     """(n, side, side // 2 + 1) transforms of (n, k, k) filters, k odd, middle at zero shift."""
     n, k, _ = filters.shape
+    if k == 1:
+        return np.repeat(np.repeat(filters, side, 1), side // 2 + 1, 2).astype(np.complex64)
     padded = np.zeros((n, side, side), np.float32)
     padded[:, :k, :k] = filters
     padded = np.roll(padded, (-(k // 2), -(k // 2)), axis=(1, 2))

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from promptdia.tasks.bright import near_bright
+from promptdia.tasks.doubt import bright_pixels, doubt_scale
 from promptdia.tasks.errors import NoUsablePixels, TaskError
 from promptdia.tasks.footprints import (
     NEGATIVE,
@@ -26,7 +27,9 @@ from promptdia.tasks.model.exposure import (
 )
 from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.psf import FWHM_PER_SIGMA, fwhm_px
-from promptdia.tasks.streaks import StreakConfig, find_streaks
+from promptdia.tasks.sky_sources import sky_fluxes
+from promptdia.tasks.streaks import StreakConfig, find_streaks, is_charge_trail
+from promptdia.tasks.tails import StarsHaveTails, tail
 
 UNUSABLE = (
     MaskPlane.BAD
@@ -38,6 +41,14 @@ UNUSABLE = (
 )
 """Pixels that carry no weight in detection and measurement."""
 GAUSSIAN_MAD = 1.4826
+NOT_EMPTY = (
+    MaskPlane.DETECTED
+    | MaskPlane.DETECTED_NEGATIVE
+    | MaskPlane.NEAR_BRIGHT
+    | MaskPlane.STREAK
+    | MaskPlane.SPIKE
+)
+"""Planes without which a good pixel counts as sky."""
 QUIET_CELL_PX = 8
 """Noise is measured in squares of this side without, and not next to, a significant pixel."""
 MIN_SAMPLE = 200
@@ -60,6 +71,9 @@ class DetectConfig:
     """Misplacement of template stars that is counted as noise, per axis."""
     flux_error: float = 0.01
     """Error of a star's template flux that is counted as noise, a fraction."""
+    max_doubt: float = 10.0
+    """Where the bright stars of a frame show larger errors, both are multiplied by what they
+    show, at most by this; 1: never."""
     background_cell_px: int = 128
     """Medians in squares of this side are subtracted from the difference; 0: none."""
     rescale_noise: bool = True
@@ -74,6 +88,12 @@ class DetectConfig:
     """... but not farther."""
     streaks: StreakConfig | None = field(default_factory=StreakConfig)
     """None: streaks are not looked for."""
+    max_tail: float | None = 0.0015
+    """A frame fails when its stars have tails brighter than this part of their peaks."""
+    sky_sources: int = 100
+    """Places where nothing is at which PSF fluxes are taken for control ..."""
+    sky_radius_fwhm: float = 1.5
+    """... and the radius of their fits."""
     max_detections: int = 20_000
     """More than this is a failed subtraction, not a sky."""
 
@@ -116,7 +136,8 @@ class DetectDiaSources:
         """Detections of both signs; those of opposite sign that touch are one.
 
         ``science`` and ``matched`` (the template as it was subtracted) lie on the same
-        pixels. Raises NoUsablePixels, or TooManyDetections for a hopeless difference.
+        pixels. Raises NoUsablePixels, StarsHaveTails, or TooManyDetections for a hopeless
+        difference.
         """
         cfg = self.config
         _check_shapes(difference, science, matched)
@@ -135,7 +156,10 @@ class DetectDiaSources:
         if scale != 1.0:
             snr /= np.float32(scale)
         snr[has(difference.mask, MaskPlane.NO_DATA)] = 0.0
-        self._doubt(snr, matched.image, variance, good, filters)
+        tails = tail(image, matched.image, variance, good, fwhm)
+        if cfg.max_tail is not None and tails > cfg.max_tail:
+            raise StarsHaveTails(tails, cfg.max_tail)
+        doubt = self._doubt(snr, matched.image, variance, good, filters)
         grow = int(cfg.grow_sigmas * fwhm / FWHM_PER_SIGMA + 0.5)
         found = find_footprints(snr, cfg.threshold, grow, cfg.min_separation_fwhm * fwhm)
         if len(found.peaks) > cfg.max_detections:
@@ -145,20 +169,32 @@ class DetectDiaSources:
             **difference.notes,
             "detect.noiseScale": noise,
             "detect.varianceRescaled": scale**2,
+            "detect.doubtScale": doubt,
+            "detect.tail": tails,
             "detect.nStreaks": n_streaks,
             "detect.nDetections": len(found.peaks),
         }
-        marked = difference.replace(image=image, variance=variance, mask=mask, notes=notes)
+        marked = difference.replace(image=image, variance=variance, mask=mask)
+        empty = good & ~has(mask, NOT_EMPTY)
+        sky = sky_fluxes(marked, empty, cfg.sky_sources, cfg.sky_radius_fwhm * fwhm)
+        marked = marked.replace(notes={**notes, **sky})
         return Detections(marked, found.peaks, found.pixels, found.starts)
 
     def _doubt(
         self, snr: Image, static: Image, variance: Image, good: Bools, filters: CellPsf
-    ) -> None:
-        """Lower S/N, in place, where misplaced or mis-scaled template light explains it."""
+    ) -> float:
+        """Lower S/N, in place, where misplaced or mis-scaled template light explains it.
+
+        Returns by how much more than the settings say the bright stars are off.
+        """
         cfg = self.config
+        errors = np.array([cfg.registration_error_px, cfg.flux_error])
+        y, x = bright_pixels(static, variance, good)
+        trusted = trust(static, variance, good, filters, x, y, *errors)
+        more = min(doubt_scale(snr[y, x], trusted), cfg.max_doubt)
         y, x = significant_pixels(snr, cfg.threshold)
-        errors = (cfg.registration_error_px, cfg.flux_error)
-        snr[y, x] *= trust(static, variance, good, filters, x, y, *errors)
+        snr[y, x] *= trust(static, variance, good, filters, x, y, *(more * errors))
+        return more
 
     def _marked(
         self,
@@ -188,9 +224,12 @@ class DetectDiaSources:
         if cfg.streaks is None:
             return marked, 0
         streaks = find_streaks(image, variance, good & ~near, cfg.streaks)
-        for streak in streaks:
-            marked[streak.mask(image.shape)] |= MaskPlane.STREAK.value
-        return marked, len(streaks)
+        saturated = has(mask, MaskPlane.SAT | MaskPlane.SAT_TEMPLATE)
+        trails = [is_charge_trail(streak, saturated) for streak in streaks]
+        for streak, trail in zip(streaks, trails):
+            plane = MaskPlane.SPIKE if trail else MaskPlane.STREAK
+            marked[streak.mask(image.shape)] |= plane.value
+        return marked, len(streaks) - sum(trails)
 
 
 def usable(exposure: Exposure) -> Bools:

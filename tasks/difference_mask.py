@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from promptdia.tasks.kernels.masks import spread
-from promptdia.tasks.model.arrays import Bools, Floats, Image, Ints, Mask
+from promptdia.tasks.kernels.masks import find_broken, spread
+from promptdia.tasks.model.arrays import Floats, Image, Ints, Mask
 from promptdia.tasks.model.exposure import Exposure
 from promptdia.tasks.model.mask import MaskPlane, has
 
@@ -40,23 +40,22 @@ class Filled:
     broken_x: Ints
 
 
-def broken_pixels(exposure: Exposure) -> Bools:
-    """(ny, nx) True where the pixel's value says nothing about the sky."""
-    unmended = has(exposure.mask, MENDED) & ~has(exposure.mask, MaskPlane.INTRP)
-    broken: Bools = has(exposure.mask, BROKEN) | unmended | ~np.isfinite(exposure.image)
-    return broken
+def broken_pixels(exposure: Exposure) -> Ints:
+    """Flat indices, ascending, of pixels whose value says nothing about the sky."""
+    planes = BROKEN.value, MENDED.value, MaskPlane.INTRP.value
+    return find_broken(exposure.image, exposure.mask, *planes)
 
 
-def fill_broken(exposure: Exposure, other: Exposure, broken: Bools, other_broken: Bools) -> Filled:
+def fill_broken(exposure: Exposure, other: Exposure, broken: Ints, other_broken: Ints) -> Filled:
     """Broken pixels take the other image's value, so that they leave no ring in a difference.
 
     Where both are broken a finite value (saturated) stays and the rest becomes 0.
     """
-    y, x = np.nonzero(broken)
+    y, x = np.unravel_index(broken, exposure.shape)
     own, theirs = exposure.image[y, x], other.image[y, x]
     own = np.where(np.isfinite(own), own, np.float32(0))
     image = exposure.image.copy()
-    image[y, x] = np.where(other_broken[y, x], own, theirs)
+    image[y, x] = np.where(np.isin(broken, other_broken, assume_unique=True), own, theirs)
     return Filled(image, y, x)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from promptdia.tasks.model.arrays import Bools, Floats, Image
 from promptdia.tasks.model.psf import Psf
 
-POSITIONS = 80
+POSITIONS = 60
 """Matched-filter noise is sampled on a grid of this many positions along each axis,"""
 CORE_HALF_PX = 8
 """with stamps of at most this half width."""
@@ -43,7 +43,7 @@ def pixel_noise(image: Image, variance: Image, good: Bools) -> tuple[float, floa
 
     The correlation is the mean over both axes for pixels within 3 sigma.
     """
-    rows = np.arange(0, image.shape[0] - 1, 1 + image.shape[0] // 500)
+    rows = np.arange(0, image.shape[0] - 1, 1 + image.shape[0] // 250)
     pairs = []
     for shift in (0, 1):
         z = np.where(good[rows + shift], image[rows + shift], np.nan) / np.sqrt(

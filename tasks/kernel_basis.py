@@ -7,9 +7,10 @@ from scipy.special import eval_hermite
 
 from promptdia.tasks.model.arrays import Floats, Ints
 
-DEGREES = (4, 3, 2)
-"""Highest total degree of the polynomial on each Gaussian, narrowest first."""
-NARROWEST_PX = 0.7
+DEGREES = (4, 3, 2, 0)
+"""Highest total degree of the polynomial on each Gaussian, narrowest first; the last one
+is for the wings."""
+NARROWEST_PX = 0.5
 """No Gaussian is narrower: the pixels could not hold it."""
 WIDEST_HALF_WIDTH = 15
 
@@ -43,24 +44,26 @@ class KernelBasis:
         shift = np.arange(m)[:, None] + h - np.arange(wide)[None, :]
         inside = np.abs(shift) <= h
         toeplitz = np.where(inside, self.filters[:, np.clip(shift + h, 0, 2 * h)], 0.0)
+        # single precision is a thousand times finer than the pixels' noise
+        toeplitz, stamps = toeplitz.astype(np.float32), np.asarray(stamps, np.float32)
         along_x = np.matmul(stamps[:, None], toeplitz.swapaxes(1, 2)[None])
-        out = np.empty((stamps.shape[0], self.scale.size, m, m))
+        out = np.empty((stamps.shape[0], self.scale.size, m, m), np.float32)
         for i, (row, column) in enumerate(zip(self.row_filter, self.column_filter)):
             np.matmul(toeplitz[row], along_x[:, column], out=out[:, i])
-        out *= self.scale[:, None, None]
-        out[:, 1:] -= self.offset[1:, None, None] * out[:, :1]
-        return out
+        out *= self.scale[:, None, None].astype(np.float32)
+        out[:, 1:] -= self.offset[1:, None, None].astype(np.float32) * out[:, :1]
+        return out.astype(float)
 
 
 def basis_half_width(width_px: float) -> int:
     """Pixels from the middle to the edge of a centred kernel of about this sigma."""
-    return int(min(np.ceil(2.8 * _sigmas(width_px)[-1]), WIDEST_HALF_WIDTH))
+    return int(np.ceil(2.0 * _sigmas(width_px)[-1]))
 
 
 def gauss_hermite_basis(width_px: float, shift: tuple[float, float] = (0.0, 0.0)) -> KernelBasis:
     """The basis for a kernel of about this sigma, centred at ``shift`` (x, y) pixels.
 
-    Three Gaussians a factor of two apart around ``width_px``; the half width follows
+    Gaussians a factor of two apart, the second ``width_px`` wide; the half width follows
     the widest, up to 15 pixels, and the shift.
     """
     sigmas = _sigmas(width_px)
@@ -94,5 +97,7 @@ def gauss_hermite_basis(width_px: float, shift: tuple[float, float] = (0.0, 0.0)
 
 
 def _sigmas(width_px: float) -> Floats:
-    sigmas: Floats = max(NARROWEST_PX, width_px / 2) * 2.0 ** np.arange(len(DEGREES), dtype=float)
-    return sigmas
+    steps = 2.0 ** np.arange(len(DEGREES), dtype=float)
+    sigmas = np.minimum(max(NARROWEST_PX, width_px / 2) * steps, WIDEST_HALF_WIDTH / 2)
+    distinct: Floats = np.unique(sigmas)
+    return distinct

@@ -34,7 +34,7 @@ class KernelConfig:
     """The same for the differential background."""
     stars_per_order: tuple[int, int] = (20, 60)
     """From so many stars on the shape may vary to order 1 and 2."""
-    profile_error: float = 0.003
+    profile_error: float = 0.002
     """Fraction of a star's brightness the model may miss; added to the noise in the weights."""
     prior_sigma: float = 0.3
     """Prior width of the shape coefficients, which are of the order of the kernel's sum."""
@@ -168,8 +168,9 @@ def _normal_equations(stamps: Stamps, basis: KernelBasis, profile_error: float) 
         count = convolved.shape[0]
         design = np.ones((count, k, size * size))
         design[:, :-1] = convolved.reshape(count, k - 1, -1)
-        source = _smooth_variance(stamps.input_variance[s], convolved[:, 0])
-        noise = _smooth_variance(stamps.variance[s], convolved[:, 0])
+        profile = np.maximum(convolved[:, 0] - _quarter(convolved[:, 0]), 0.0)
+        source = _smooth_variance(stamps.input_variance[s], profile)
+        noise = _smooth_variance(stamps.variance[s], profile)
         model = noise + gram[0, 0] * source + (profile_error * convolved[:, 0]) ** 2
         weight = np.where(stamps.usable[s], 1.0 / model, 0.0)
         flat_weight = weight.reshape(count, -1)
@@ -190,12 +191,19 @@ def _smooth_variance(variance: Floats, profile: Floats) -> Floats:
     The plane itself follows each pixel's own noise; weights taken from it would pull the
     fitted flux low.
     """
-    sky = np.nanpercentile(variance, 25, axis=(1, 2), keepdims=True)
-    shape = np.maximum(profile - np.percentile(profile, 25, axis=(1, 2), keepdims=True), 0.0)
+    sky = _quarter(variance)
     excess = np.nansum(variance - sky, axis=(1, 2), keepdims=True)
-    slope = np.maximum(excess, 0.0) / np.maximum(shape.sum(axis=(1, 2), keepdims=True), 1e-30)
-    smooth: Floats = sky + slope * shape
+    slope = np.maximum(excess, 0.0) / np.maximum(profile.sum(axis=(1, 2), keepdims=True), 1e-30)
+    smooth: Floats = sky + slope * profile
     return smooth
+
+
+def _quarter(stamps: Floats) -> Floats:
+    """(n, 1, 1) lower quartile of the known pixels of each stamp."""
+    ordered = np.sort(stamps.reshape(stamps.shape[0], -1), axis=1)
+    known = np.isfinite(ordered).sum(axis=1)
+    quarter = np.take_along_axis(ordered, np.maximum(known - 1, 0)[:, None] // 4, axis=1)
+    return quarter[:, :, None]
 
 
 def _active_terms(n_stars: int, n_basis: int, config: KernelConfig) -> Bools:

@@ -106,6 +106,7 @@ class MeasureDiaSources:
             naive,
             moments.x,
             moments.y,
+            peaks,
             (detections.pixels, detections.starts),
             scene,
             is_dipole,

@@ -19,6 +19,9 @@ LONG_LINE = 2.7996
 MAX_ANGLE_ERROR = 180.0 / np.sqrt(12.0)
 """Of a direction about which nothing is known, degrees."""
 
+UNEVEN, UNEVEN_SIGMA = 2.0, 5.0
+"""A peak may outshine its line by this factor and this many sigma."""
+
 
 class NaiveTrails(NamedTuple):
     """Lines with the moments of the sources, the PSF's taken off; pixels, radians, (n,)."""
@@ -91,6 +94,7 @@ def fit_elongated(
     naive: NaiveTrails,
     x: Floats,
     y: Floats,
+    peaks: Catalog,
     footprints: tuple[Ints, Ints],
     scene: Scene,
     skip: Bools,
@@ -100,7 +104,8 @@ def fit_elongated(
     """Trails among the sources whose moments or footprints are longer than the PSF.
 
     ``footprints`` are flat pixel indices and where each detection's begin; sources in
-    ``skip`` are left alone. A fit counts as a trail when flux and length are significant.
+    ``skip`` are left alone. A fit counts as a trail when flux and length are significant
+    and the source's peak is one of such a line: a line through several sources is none.
     """
     width = scene.planes[DIFFERENCE].image.shape[1]
     mx, my, long_axis, short_axis, angle = footprint_lines(*footprints, width)
@@ -123,8 +128,27 @@ def fit_elongated(
         significant = (0.5 * fit.length > accept_sigma * fit.length_error()) & (
             np.abs(fit.flux) > accept_sigma * np.sqrt(fit.covariance[:, 0, 0])
         )
-    accepted = fit.good & significant
+    accepted = fit.good & significant & _even(fit, peaks[rows], scene)
     return Trails(rows[accepted], fit.rows(accepted))
+
+
+def _even(fit: LineFit, peaks: Catalog, scene: Scene) -> Bools:
+    """Whether the peak lies on its line and is not much brighter than the line is, (m,).
+
+    The point-source flux in the middle of a long line of flux F and length L is about
+    1.5 FWHM F / L (for a Gaussian PSF of width sigma: 2 sqrt(pi) sigma F / L).
+    """
+    dx, dy = peaks["x"] - fit.x, peaks["y"] - fit.y
+    with np.errstate(divide="ignore", invalid="ignore"):
+        along = (dx * fit.a + dy * fit.b) / fit.length
+        across = (dy * fit.a - dx * fit.b) / fit.length
+        share = np.minimum(1.0, 1.5 * scene.fwhm / fit.length)
+    near: Bools = (np.abs(across) < scene.fwhm) & (np.abs(along) < 0.5 * fit.length + scene.fwhm)
+    power = (scene.stamps(DIFFERENCE, dx + fit.x, dy + fit.y) ** 2).sum(axis=(1, 2))
+    noise = np.sqrt(scene.planes[DIFFERENCE].variance[peaks["y"], peaks["x"]] / power)
+    expected = np.abs(fit.flux) * share / noise
+    even: Bools = near & (np.abs(peaks["snr"]) < UNEVEN * expected + UNEVEN_SIGMA)
+    return even
 
 
 def fill_trails(

@@ -1,6 +1,6 @@
 """Tracks of satellites and aeroplanes: found by a Radon transform, confirmed in sections."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,8 @@ from promptdia.tasks.model.arrays import Bools, Floats, Image
 
 N_SECTIONS = 8
 N_CHUNKS = 24
+GRID_RISE_PX = 4.0
+"""A line that rises less over its length is parallel to the pixel grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,20 @@ def find_streaks(image: Image, variance: Image, good: Bools, config: StreakConfi
         streaks.append(streak)
         pixels.good[streak.mask(pixels.good.shape)] = False
     return streaks
+
+
+def is_charge_trail(streak: Streak, saturated: Bools) -> bool:
+    """Whether a streak is the charge that a saturated star leaves along its row or column.
+
+    ``saturated`` is (ny, nx). Such a trail is parallel to the pixel grid and passes through
+    its star; a track in the sky is hardly ever both.
+    """
+    width = saturated.shape[1] if streak.along_x else saturated.shape[0]
+    rise = abs(streak.slope) * (streak.last - streak.first)
+    if rise > max(streak.half_width_px, GRID_RISE_PX):
+        return False
+    level = replace(streak, first=0, last=width - 1)
+    return bool((saturated & level.mask(saturated.shape)).any())
 
 
 def radon(image: Floats) -> Floats:

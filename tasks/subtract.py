@@ -65,6 +65,8 @@ class SubtractConfig:
     """A kernel star is left out when more than this fraction of its pixels is masked."""
     min_coverage: float = 0.1
     """No work when template and science overlap on a smaller fraction of the detector."""
+    forgiven_coverage: float = 0.2
+    """No work, and not a failure, when the kernel cannot be fitted below this overlap."""
     max_masked_kernel: float = 0.02
     """A pixel is flagged when more than this share of its kernel falls on bad pixels."""
     max_unknown_sigma: float = 0.1
@@ -106,13 +108,19 @@ class SubtractTemplate:
         ``fwhm_science`` and ``fwhm_template`` (pixels), ``shift_x`` and ``shift_y`` (science
         minus template position, pixels).
 
-        NoWork below ``min_coverage``; TooFewStars, KernelFitFailed and WrongTemplate else.
+        NoWork below ``min_coverage``, or below ``forgiven_coverage`` when the fit fails;
+        TooFewStars, KernelFitFailed and WrongTemplate else.
         """
         coverage = _check(science, template, self.config.min_coverage)
         fwhm = np.array([_seeing(science), _seeing(template)])
         reverse = self._convolves_science(fwhm)
         sides = _fill(science, template)
-        kernel, shift = self._fit(science, template, sides, sources, fwhm, reverse)
+        try:
+            kernel, shift = self._fit(science, template, sides, sources, fwhm, reverse)
+        except TaskError as failed:
+            if coverage < self.config.forgiven_coverage:
+                raise NoWork(f"template covers {coverage:.3f} of the detector: {failed}") from None
+            raise
         match = _match(sides, kernel, reverse)
         mask = self._mask(science, template, sides, kernel, reverse)
         usable = ~has(mask, WORTHLESS)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from promptdia.tasks.errors import NoUsablePixels, NoWork, TaskError
-from promptdia.tasks.kernels.coadd import HALO, combine_rows
+from promptdia.tasks.kernels.coadd import HALO, add_piece, combine_rows, divide_sums, open_cells
 from promptdia.tasks.kernels.warp import CELL
 from promptdia.tasks.model.arrays import Bools, Floats, Image, Mask
 from promptdia.tasks.model.exposure import Exposure, ScienceExposure, TemplateExposure
@@ -146,7 +146,7 @@ class MakeTemplate:
                 raise WrongBand(patch.visit.band, science.visit.band)
             box = reach(patch, science.wcs, science.shape)
             if box is not None:
-                wanted = stack.open_cells()[_cells(box[0]), _cells(box[1])]
+                wanted = open_cells(stack.weight[box], CELL)
                 wcs = science.wcs.shifted(box[1].start, box[0].start)
                 shape = box[0].stop - box[0].start, box[1].stop - box[1].start
                 piece = warp(patch, wcs, shape, wanted=wanted)
@@ -188,33 +188,18 @@ class _Stack:
         self.weight = np.zeros(shape, np.float32)
         self.mask = np.zeros(shape, np.int32)
 
-    def open_cells(self) -> Bools:
-        """(ny, nx) / CELL rounded up: cells with a pixel that no patch filled so far."""
-        ny, nx = self.weight.shape
-        rows = np.minimum.reduceat(self.weight, np.arange(0, ny, CELL), axis=0)
-        open_cells: Bools = np.minimum.reduceat(rows, np.arange(0, nx, CELL), axis=1) == 0
-        return open_cells
-
     def add(self, piece: Exposure, box: tuple[slice, slice]) -> bool:
         """Take a warped patch in that lies at ``box``; False when it has no pixel there."""
-        good = ~has(piece.mask, MaskPlane.NO_DATA)
-        if not good.any():
-            return False
-        weight = np.where(good, 1.0 / np.where(good, piece.variance, 1.0), 0.0).astype(np.float32)
-        self.image[box] += weight * piece.image
-        self.variance[box] += good  # sum of weight x variance
-        self.weight[box] += weight
-        self.mask[box] |= np.where(good, piece.mask, 0)
-        return True
+        added = add_piece(
+            piece.image, piece.variance, piece.mask, MaskPlane.NO_DATA.value, box[0].start,
+            box[1].start, self.image, self.variance, self.weight, self.mask,
+        )  # fmt: skip
+        return added > 0
 
     def mean(self) -> tuple[Image, Image, Mask]:
         """Image, variance and mask; 0, inf and NO_DATA where nothing was added."""
-        empty = self.weight == 0
-        weight = np.where(empty, np.float32(1), self.weight).astype(np.float32)
-        variance: Image = (self.variance / weight).astype(np.float32)
-        variance[empty] = np.inf
-        self.mask[empty] = MaskPlane.NO_DATA.value
-        return (self.image / weight).astype(np.float32), variance, self.mask
+        divide_sums(self.image, self.variance, self.weight, self.mask, MaskPlane.NO_DATA.value)
+        return self.image, self.variance, self.mask
 
 
 class Placed(NamedTuple):
@@ -238,10 +223,6 @@ def reach(patch: Exposure, wcs: FitsWcs, shape: tuple[int, int]) -> tuple[slice,
         first, end = max(int(nodes[0]) - 1, 0) * CELL, (int(nodes[-1]) + 1) * CELL
         sides.append(slice(first, min(end, n)))
     return (sides[0], sides[1]) if all(s.stop > s.start for s in sides) else None
-
-
-def _cells(side: slice) -> slice:
-    return slice(side.start // CELL, -(-side.stop // CELL))
 
 
 def mean_psf(placed: Sequence[Placed], weights: Floats, shape: tuple[int, int]) -> GridPsf | None:

@@ -3,10 +3,24 @@
 import numpy as np
 
 from promptdia.tasks.kernels._jit import kernel
-from promptdia.tasks.model.arrays import Image, Mask
+from promptdia.tasks.model.arrays import Bools, Image, Mask
 
-HALO = 2
+HALO = 3
 """Rows above and below the strip that clipping looks at."""
+NEIGHBOUR_NOISE = 1.5
+"""Variance of a sum of 3 x 3 interpolated pixels over the sum of their variances, with that of
+the reference."""
+
+
+@kernel
+def steepest(image: Image, y: int, x: int) -> float:
+    """Largest difference to one of the four neighbours."""
+    middle = image[y, x]
+    left, right = image[y, max(x - 1, 0)], image[y, min(x + 1, image.shape[1] - 1)]
+    along = max(abs(middle - left), abs(middle - right))
+    across = max(abs(middle - image[y - 1, x]), abs(middle - image[y + 1, x]))
+    largest: float = max(along, across)
+    return largest
 
 
 @kernel
@@ -29,8 +43,10 @@ def combine_rows(
 
     The reference is the lower median of the inputs. An input is rejected where it leaves the
     reference by ``clip`` sigma plus what seeing may do there: the reference's steepest slope
-    to a neighbour plus ``peak_change`` (n,) of its brightness. Next to a rejected pixel
-    ``clip_near`` sigma suffice. Pixels with an avoided bit take part only where all have one.
+    to a neighbour plus ``peak_change`` (n,) of its brightness; or where the sum over 3 x 3
+    pixels does so, which finds what is as wide as a PSF and too faint for a single pixel. Next
+    to a rejected pixel ``clip_near`` sigma suffice. Pixels with an avoided bit take part only
+    where all have one.
     """
     n, rows, nx = images.shape
     used = np.zeros((n, rows, nx), np.uint8)
@@ -58,17 +74,17 @@ def combine_rows(
                     m += 1
             if m:
                 reference[y, x] = sample[(m - 1) // 2]
+    around = np.zeros((rows, nx), np.float32)
+    for y in range(1, rows - 1):
+        for x in range(nx):
+            for dy in range(-1, 2):
+                for dx in range(-1, 2):
+                    around[y, x] += reference[y + dy, min(max(x + dx, 0), nx - 1)]
     for step in range(2):
-        before = used.copy() if step else used
-        edge = HALO if step else 1
-        for y in range(edge, rows - edge):
+        before = used.copy()
+        for y in range(2 + step, rows - 2 - step):
             for x in range(nx):
                 middle = reference[y, x]
-                left, right = reference[y, max(x - 1, 0)], reference[y, min(x + 1, nx - 1)]
-                slope = max(
-                    max(abs(middle - left), abs(middle - right)),
-                    max(abs(middle - reference[y - 1, x]), abs(middle - reference[y + 1, x])),
-                )
                 for i in range(n):
                     if not before[i, y, x]:
                         continue
@@ -82,9 +98,23 @@ def combine_rows(
                         if not touched:
                             continue
                         sigmas = clip_near
-                    room = slope + peak_change[i] * abs(middle)
-                    limit = sigmas * np.sqrt(variances[i, y, x]) + room
-                    if abs(images[i, y, x] - middle) > limit:
+                    deviation = images[i, y, x] - middle
+                    noise = variances[i, y, x]
+                    room = steepest(reference, y, x) + peak_change[i] * abs(middle)
+                    if abs(deviation) > sigmas * np.sqrt(noise) + room:
+                        used[i, y, x] = 3
+                        continue
+                    # most pixels end here: the sum cannot be large where the middle is small
+                    if step or deviation * deviation < noise:
+                        continue
+                    for dy in range(-1, 2):
+                        for dx in range(-1, 2):
+                            xx = x + dx
+                            if (dy or dx) and 0 <= xx < nx and before[i, y + dy, xx]:
+                                deviation += images[i, y + dy, xx] - reference[y + dy, xx]
+                                noise += variances[i, y + dy, xx]
+                    room = steepest(around, y, x) + peak_change[i] * abs(around[y, x])
+                    if abs(deviation) > sigmas * np.sqrt(NEIGHBOUR_NOISE * noise) + room:
                         used[i, y, x] = 3
     for y in range(HALO, rows - HALO):
         for x in range(nx):
@@ -103,3 +133,65 @@ def combine_rows(
                 out_variance[y - HALO, x] = noise / (weight * weight)
                 out_mask[y - HALO, x] = bits
                 out_count[y - HALO, x] = count
+
+
+@kernel
+def open_cells(weight: Image, cell: int) -> Bools:
+    """(ny, nx) / cell rounded up: squares with a pixel that has no weight so far."""
+    ny, nx = weight.shape
+    found = np.zeros(((ny + cell - 1) // cell, (nx + cell - 1) // cell), np.bool_)
+    for j in range(found.shape[0]):
+        for i in range(found.shape[1]):
+            for y in range(j * cell, min(j * cell + cell, ny)):
+                for x in range(i * cell, min(i * cell + cell, nx)):
+                    if weight[y, x] == 0:
+                        found[j, i] = True
+                        break
+                if found[j, i]:
+                    break
+    return found
+
+
+@kernel
+def add_piece(
+    image: Image,
+    variance: Image,
+    mask: Mask,
+    no_data_bit: int,
+    y0: int,
+    x0: int,
+    sum_image: Image,
+    sum_variance: Image,
+    sum_weight: Image,
+    sum_mask: Mask,
+) -> int:
+    """Add a piece whose first pixel is (y0, x0) to running sums; returns its pixels with data.
+
+    Weights are inverse variances. ``sum_variance`` gains weight x variance: a weighted mean of
+    variances, because pieces share their data.
+    """
+    added = 0
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            if (mask[y, x] & no_data_bit) == 0:
+                w = np.float32(1) / variance[y, x]
+                sum_image[y0 + y, x0 + x] += w * image[y, x]
+                sum_variance[y0 + y, x0 + x] += np.float32(1)
+                sum_weight[y0 + y, x0 + x] += w
+                sum_mask[y0 + y, x0 + x] |= mask[y, x]
+                added += 1
+    return added
+
+
+@kernel
+def divide_sums(image: Image, variance: Image, weight: Image, mask: Mask, no_data_bit: int) -> None:
+    """Turn the sums into means, in place; 0, inf and no data where nothing was added."""
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            if weight[y, x] > 0:
+                image[y, x] /= weight[y, x]
+                variance[y, x] /= weight[y, x]
+            else:
+                image[y, x] = 0
+                variance[y, x] = np.inf
+                mask[y, x] = no_data_bit

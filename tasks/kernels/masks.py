@@ -7,6 +7,31 @@ from promptdia.tasks.model.arrays import Image, Ints, Mask
 
 
 @kernel
+def find_broken(
+    image: Image, mask: Mask, broken_bits: int, mended_bits: int, interpolated_bit: int
+) -> Ints:
+    """Flat indices, ascending, of pixels that are not finite, have a broken bit, or have a
+    mended bit without the interpolated one.
+    """
+    found = np.empty(1024, np.int64)
+    n = 0
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            m = mask[y, x]
+            if m == 0 and np.isfinite(image[y, x]):
+                continue
+            unmended = (m & mended_bits) != 0 and (m & interpolated_bit) == 0
+            if (m & broken_bits) != 0 or unmended or not np.isfinite(image[y, x]):
+                if n == found.size:
+                    longer = np.empty(2 * n, np.int64)
+                    longer[:n] = found
+                    found = longer
+                found[n] = y * image.shape[1] + x
+                n += 1
+    return found[:n].copy()
+
+
+@kernel
 def spread(
     bad_y: Ints,
     bad_x: Ints,

@@ -20,6 +20,8 @@ from promptdia.tasks.matched_filter import cell_psf, signal_to_noise, trust
 from promptdia.tasks.model.arrays import Floats
 from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.psf import constant_psf, gaussian_stamp
+from promptdia.tasks.sky_sources import sky_fluxes
+from promptdia.tasks.tails import StarsHaveTails
 
 QUIET = DetectConfig(streaks=None)
 
@@ -237,3 +239,65 @@ def test_what_cannot_be_searched_is_said() -> None:
         scene.add_star(at_x, 128.0, scene.flux_of(20.0))
     with pytest.raises(TooManyDetections, match="found 3 detections"):
         detect(scene, replace(QUIET, max_detections=2))
+
+
+def test_stars_that_all_stand_aside_are_noise_and_a_new_star_is_found() -> None:
+    scene = DiaScene(shape=(512, 512), seed=61)
+    x, y = grid_positions(8, 64, seed=62)
+    for k in range(x.size):
+        scene.add_dipole(x[k], y[k], 0.4, 0.0, scene.flux_of(300.0))
+    scene.add_star(256.0, 256.0, scene.flux_of(25.0))
+    config = replace(QUIET, max_tail=None)
+    trusting = detect(scene, replace(config, max_doubt=1.0))
+    found = detect(scene, config)
+    assert len(trusting.peaks) > 30
+    assert len(found.peaks) <= 3
+    assert distances(found, np.array([256.0]), np.array([256.0])) < 2
+    assert found.difference.notes["detect.doubtScale"] > 5
+
+
+def test_frames_that_fit_are_not_doubted_more() -> None:
+    scene = DiaScene(shape=(512, 512), seed=63)
+    for x, y in zip(*grid_positions(8, 64, seed=64)):
+        scene.add_star(x, y, scene.flux_of(500.0), scene.flux_of(500.0))
+    assert detect(scene).difference.notes["detect.doubtScale"] == 1.0
+
+
+def test_sky_sources_tell_whether_noise_and_background_are_right() -> None:
+    scene = DiaScene(shape=(512, 512), seed=71)
+    difference = scene.exposures()[0]
+    empty = np.ones(scene.shape, bool)
+    right = sky_fluxes(difference, empty, 400, 6.0)
+    assert right["sky.nSources"] == 400
+    assert abs(right["sky.fluxOverError"]) < 0.2
+    assert 0.88 < right["sky.fluxPull"] < 1.12
+    double = sky_fluxes(difference.replace(variance=difference.variance / 4), empty, 400, 6.0)
+    assert_allclose(double["sky.fluxPull"], 2 * right["sky.fluxPull"], rtol=1e-4)
+    assert sky_fluxes(difference, ~empty, 400, 6.0) == {"sky.nSources": 0}
+
+
+def test_detection_takes_sky_sources_away_from_its_detections() -> None:
+    scene = DiaScene(shape=(512, 512), seed=72)
+    for x, y in zip(*grid_positions(8, 64, seed=73)):
+        scene.add_star(x, y, scene.flux_of(30.0))
+    notes = detect(scene).difference.notes
+    assert notes["sky.nSources"] == 100
+    assert abs(float(notes["sky.fluxOverError"])) < 0.4
+
+
+def tailed(tail: float) -> DiaScene:
+    """Stars that stand still, on science with a ghost beside each."""
+    scene = DiaScene(shape=(640, 640), seed=81)
+    for x, y in zip(*grid_positions(10, 64, seed=82)):
+        flux = scene.flux_of(3000.0)
+        scene.add_star(x, y, flux, flux)
+        scene.add_star(x + 8.0, y - 4.0, tail * flux)
+    return scene
+
+
+def test_stars_with_tails_fail_the_frame() -> None:
+    with pytest.raises(StarsHaveTails, match="did the telescope move"):
+        detect(tailed(0.01))
+    passed = detect(tailed(0.01), replace(QUIET, max_tail=None)).difference.notes
+    assert 0.003 < float(passed["detect.tail"]) < 0.01
+    assert detect(tailed(0.0)).difference.notes["detect.tail"] == 0.0

@@ -78,11 +78,11 @@ def test_broken_pixels_take_the_other_images_value():
     image[40, 40], mask[40, 40] = -1e5, CR
     one = one.replace(image=image, mask=mask)
     broken = broken_pixels(one)
-    assert sorted(zip(*np.nonzero(broken))) == [(10, 10), (20, 20), (40, 40)]
-    filled = fill_broken(one, other, broken, np.zeros(SHAPE, bool)).image
+    assert list(zip(*np.unravel_index(broken, SHAPE))) == [(10, 10), (20, 20), (40, 40)]
+    filled = fill_broken(one, other, broken, broken_pixels(other)).image
     assert_allclose([filled[10, 10], filled[20, 20], filled[40, 40]], 90.0)
     assert filled[30, 30] == 777.0
-    both = fill_broken(one, other, broken, np.ones(SHAPE, bool)).image
+    both = fill_broken(one, other, broken, broken).image
     assert both[20, 20] == np.float32(5e4)
     assert both[10, 10] == 0.0
 

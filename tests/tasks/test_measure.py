@@ -14,8 +14,10 @@ from promptdia.tasks.model.mask import MaskPlane
 
 
 def measured(scene: DiaScene) -> Catalog:
+    """Every change; no star of these scenes stands still to tell how well frames fit."""
     difference, science, matched = scene.exposures()
-    found = DetectDiaSources(DetectConfig(streaks=None)).run(difference, science, matched)
+    config = DetectConfig(streaks=None, max_doubt=1.0)
+    found = DetectDiaSources(config).run(difference, science, matched)
     return MeasureDiaSources(MeasureConfig()).run(found, science, matched)
 
 
@@ -243,3 +245,19 @@ def test_no_detection_is_an_empty_table() -> None:
     sources = measured(DiaScene(shape=(128, 128), seed=54))
     assert sources.dtype == MEASURED.dtype
     assert len(sources) == 0
+
+
+def test_two_sources_in_one_footprint_are_no_trail() -> None:
+    scene = DiaScene(shape=(256, 256), seed=41)
+    scene.add_star(100.0, 128.0, scene.flux_of(40.0))
+    # a faint ridge joins the bright star to its neighbour
+    scene.add_trail(125.0, 128.0, 60.0, 0.0, scene.flux_of(60.0))
+    rows = at(measured(scene), np.array([100.0]), np.array([128.0]))
+    assert rows["trailNdata"][0] <= 0 or not np.isfinite(rows["trailNdata"][0])
+
+
+def test_an_even_trail_stays_one() -> None:
+    scene = DiaScene(shape=(256, 256), seed=42)
+    scene.add_trail(125.0, 128.0, 60.0, 0.0, scene.flux_of(120.0))
+    rows = at(measured(scene), np.array([125.0]), np.array([128.0]))
+    assert rows["trailNdata"][0] > 0

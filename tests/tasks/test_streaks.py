@@ -114,3 +114,17 @@ def test_detection_sets_the_plane() -> None:
     assert on[np.abs(distance) < 2].mean() > 0.97
     off = DetectDiaSources(replace(DetectConfig(), streaks=None)).run(*scene.exposures())
     assert not has(off.difference.mask, MaskPlane.STREAK).any()
+
+
+@pytest.mark.parametrize("along_x", [True, False])
+def test_the_row_of_a_saturated_star_is_a_spike_and_no_streak(along_x: bool) -> None:
+    scene = DiaScene(shape=(512, 512), seed=11)
+    trail = np.zeros(scene.shape, np.float32)
+    trail[199:203, 210:] = 8.0
+    scene.science += trail if along_x else trail.T
+    star = (200, 201) if along_x else (201, 200)
+    scene.mark(*star, 9, MaskPlane.SAT)
+    mask = DetectDiaSources(DetectConfig()).run(*scene.exposures()).difference.mask
+    on = (200, 400) if along_x else (400, 200)
+    assert mask[on] & MaskPlane.SPIKE.value
+    assert not has(mask, MaskPlane.STREAK).any()

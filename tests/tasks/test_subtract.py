@@ -241,6 +241,26 @@ def test_coverage_band_and_stars_are_checked_by_name():
         task.run(p.science, small, p.sources)
     with pytest.raises(TooFewStars, match="found 0 usable stars"):
         task.run(p.science, p.template, SOURCE.empty())
+    mask[:, :130] = 0
+    with pytest.raises(NoWork, match=r"covers 0\.169 of the detector: .*found 0 usable stars"):
+        task.run(p.science, p.template.replace(mask=mask), SOURCE.empty())
+
+
+def test_pixels_that_are_not_numbers_stay_where_they_are():
+    p = pair("template sharper")
+    rng = np.random.default_rng(8)
+    planes = []
+    for exposure in (p.science, p.template):
+        image, mask = exposure.image.copy(), exposure.mask.copy()
+        y, x = rng.integers(40, 700, (2, 60))
+        image[y, x], mask[y, x] = np.nan, MaskPlane.NO_DATA.value
+        planes.append(exposure.replace(image=image, mask=mask))
+    difference = SubtractTemplate(SubtractConfig()).run(*planes, p.sources).difference
+    assert np.isfinite(difference.image).all()
+    assert np.isinf(difference.variance).sum() < 120 * 60
+    left = empty_sky(p) & (difference.mask == 0)
+    z = difference.image / np.sqrt(difference.variance)
+    assert_allclose(scatter(z[left]), 1.0, atol=0.02)
 
 
 def test_half_a_template_gives_half_a_difference():

@@ -239,3 +239,23 @@ def test_no_overlap_is_no_work_and_a_wrong_band_an_error():
     empty = empty.replace(mask=np.full(SHAPE, MaskPlane.NO_DATA.value, np.int32))
     with pytest.raises(NoUsablePixels, match="patch 77"):
         BuildCoadd(CoaddConfig()).run([empty], PATCH)
+
+
+@pytest.mark.parametrize(("snr", "left"), [(12.0, 0.7), (35.0, 0.2)])
+def test_little_of_a_mover_in_one_visit_of_four_stays(snr, left):
+    inputs = warps(4)
+    psf_area = 4 * np.pi * (3.6 / 2.3548) ** 2
+    flux = snr * SIGMA * np.sqrt(psf_area)
+    x, y = (v.ravel() for v in np.meshgrid(np.arange(70.0, 200, 25), np.arange(70.0, 200, 25)))
+    x, y = x + 0.3, y + 0.4
+    light = render(SHAPE, x, y, np.full(x.size, flux), Seeing(3.6, 0, 0)).astype(np.float32)
+    moved = inputs[2].replace(image=inputs[2].image + light)
+    stacks = ([*inputs[:2], moved, inputs[3]], inputs)
+    with_mover, without = (BuildCoadd(CoaddConfig()).run(stack, PATCH) for stack in stacks)
+    x0, y0 = int(without.notes["x0"]), int(without.notes["y0"])
+    ny, nx = without.shape
+    box = (slice(y0, y0 + ny), slice(x0, x0 + nx))
+    dark = clean_patch()[box] < 40
+    dark &= light[box] > 0.02 * light.max()
+    leak = ((with_mover.image - without.image) * dark).sum() / (0.25 * light[box] * dark).sum()
+    assert abs(leak) < left
