@@ -430,7 +430,7 @@ def test_what_does_not_exist_is_named(fresh: Path, tmp_path: Path) -> None:
         (("night", fresh, 20200101), "has no visit of night 20200101; nights: 20260930, 2026"),
         (("visit", fresh, VISIT, "--detector", 9), "has no detector 9; it has 0, 1"),
         (("visit", tmp_path, VISIT), "is not a promptdia repository"),
-        (("init", tmp_path / "r", "--instrument", "hal"), "no instrument named hal; known are decam-mini"),
+        (("init", tmp_path / "r", "--instrument", "hal"), "no instrument named hal; known are"),
         (("ingest", fresh, tmp_path / "gone.fits"), "gone.fits does not exist"),
         (("template", fresh, "--visit", 12), "has no visit 12"),
         (("template", fresh, "--band", "z"), "no visit in band z"),
