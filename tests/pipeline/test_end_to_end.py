@@ -94,7 +94,8 @@ def test_everything_lies_where_the_contract_says(processed: Path) -> None:
     assert found["templates/r"]
     assert all(name.endswith(".parquet") for name in found["refcat"])
     assert found["truth"] == ["epochs.parquet", "objects.parquet"]
-    top = {"alerts", "calib", "ephemerides", "products", "raw", "refcat", "templates", "truth"}
+    top = {"alerts", "calib", "ephemerides", "products", "raw", "refcat", "report"}
+    top |= {"templates", "truth"}
     assert {path.name for path in processed.iterdir() if path.is_dir()} == top
     assert leftovers(processed) == []
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from support.processed import JOBS, NIGHT
 
+from promptdia.pipeline.io.files import write_text
 from promptdia.pipeline.report.night_table import write_night_table
 from promptdia.pipeline.repository import Repository
 
@@ -33,9 +34,8 @@ def test_what_a_failed_detector_did_not_reach_is_empty(night: Path) -> None:
     path = repository.product(visit, detector, "summary.json")
     summary = json.loads(path.read_text())
     reached = {"expTime": 30.0, "psfSigma": 1.5}
-    path.write_text(
-        json.dumps(summary | {"status": "failed", "reason": "astrometry: no", "metrics": reached})
-    )
+    failed = summary | {"status": "failed", "reason": "astrometry: no", "metrics": reached}
+    write_text(path, json.dumps(failed))
     write_night_table(repository, NIGHT)
     row = _table(night)[2]
     assert row["status"] == "failed"
