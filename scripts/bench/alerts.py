@@ -8,20 +8,18 @@ codec, with the broker away in the middle, beside a lagging reader, and damaged.
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
 from lib import alert_sending as sending
 from lib.alert_broker import Broker, embedded, kafka
 from lib.alert_packets import all_messages, packaging_ms, straightforward_ms
-from lib.results import Checks, Rows, check
+from lib.results import Checks, Rows, check, parser, publish
 
 from promptdia.pipeline.io.alert_files import write_container
 from promptdia.pipeline.io.avro import alert_id
@@ -129,23 +127,11 @@ def run(args: argparse.Namespace) -> tuple[Checks, Rows]:
 
 def main() -> None:
     """Print a table, or one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="few alerts, embedded broker")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
+    arguments = parser(__doc__, "few alerts, embedded broker")
+    args = arguments.parse_args()
     checks, rows = run(args)
-    names = ("promptdia", "numpy", "astropy", "fastavro", "confluent-kafka")
-    versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
-    if args.json:
-        print(json.dumps({"name": "alerts", "checks": checks, "rows": rows, "versions": versions}))
-        return
-    for row in rows:
-        values = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
-        print("  ".join(f"{key} {value}" for key, value in values.items()))
-    for row in checks:
-        mark = "ok" if row["ok"] else "MISSED"
-        print(f"{row['name']:<60} {row['value']:>10}  {row['needed']:<10} {mark}")
+    packages = ("promptdia", "numpy", "astropy", "fastavro", "confluent-kafka")
+    publish("alerts", checks, rows, packages, args.json)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ of association and summaries (scripts/bench/association) stand beside them.
 """
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -18,7 +16,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,7 @@ from association import speed_rows
 from lib.apdb_fill import fill
 from lib.apdb_orm import OrmApdb
 from lib.apdb_sky import NOW_MJD, Sky, night_batch
-from lib.results import check
+from lib.results import check, parser, publish
 
 from promptdia.apdb.pixels import Region
 from promptdia.apdb.sql import SqlApdb
@@ -207,30 +204,19 @@ def run(args: argparse.Namespace) -> tuple[Table, Table]:
 
 def main() -> None:
     """Print a table, or one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="1e4 and 1e5 sources")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument(
+    arguments = parser(__doc__, "1e4 and 1e5 sources")
+    arguments.add_argument(
         "--database",
         default=os.environ.get("PROMPTDIA_TEST_POSTGRES", ""),
         metavar="URL",
         help="PostgreSQL server (default: one of its own)",
     )
-    parser.add_argument("--keep", metavar="DIR", help="where databases stay for the next run")
-    parser.add_argument("--fill", action="store_true", help="only make the databases of --keep")
-    args = parser.parse_args()
+    arguments.add_argument("--keep", metavar="DIR", help="where databases stay for the next run")
+    arguments.add_argument("--fill", action="store_true", help="only make the databases of --keep")
+    args = arguments.parse_args()
     checks, rows = run(args)
-    names = ("promptdia", "numpy", "sqlalchemy", "psycopg")
-    versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
-    if args.json:
-        print(json.dumps({"name": "apdb", "checks": checks, "rows": rows, "versions": versions}))
-        return
-    for row in rows:
-        print("  ".join(f"{key} {value}" for key, value in row.items()))
-    for row in checks:
-        mark = "ok" if row["ok"] else "MISSED"
-        print(f"{row['name']:<36} {row['value']:>10}  {row['needed']:<10} {mark}")
+    packages = ("promptdia", "numpy", "sqlalchemy", "psycopg")
+    publish("apdb", checks, rows, packages, args.json)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,15 @@ against its truth by both methods; real LSSTComCam sources against LSST's own as
 astropy and pandas doing less. Milliseconds are medians.
 """
 
-import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 from lib.association_grade import associate_all, comcam_sources, grade_month, pair_agreement
-from lib.results import Checks, Rows, check
+from lib.results import Checks, Rows, check, parser, publish
 from lib.sky_month import Month, observe
 
 from promptdia.apdb.schema.lsst import DIA_FORCED_SOURCE, DIA_OBJECT, DIA_SOURCE
@@ -192,11 +188,8 @@ def _pandas(history: Catalog) -> Any:
 
 def main() -> None:
     """Print a table, or one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="one small month")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
+    arguments = parser(__doc__, "one small month")
+    args = arguments.parse_args()
     checks: Checks = []
     rows: Rows = []
     for found in (
@@ -205,21 +198,8 @@ def main() -> None:
         speed_rows(args.seed, args.quick),
     ):
         checks, rows = checks + found[0], rows + found[1]
-    versions = {"python": platform.python_version()}
-    for name in ("promptdia", "numpy", "numba", "scipy", "astropy", "pandas"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "absent"
-    if args.json:
-        result = {"name": "association", "checks": checks, "rows": rows, "versions": versions}
-        print(json.dumps(result))
-        return
-    for row in rows:
-        print("  ".join(f"{key} {value}" for key, value in row.items()))
-    for row in checks:
-        mark = "ok" if row["ok"] else "MISSED"
-        print(f"{row['name']:<48} {row['value']:>8}  {row['needed']:<10} {mark}")
+    packages = ("promptdia", "numpy", "numba", "scipy", "astropy", "pandas")
+    publish("association", checks, rows, packages, args.json)
 
 
 if __name__ == "__main__":

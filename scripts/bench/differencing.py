@@ -5,14 +5,10 @@ lib/differencing_pair.py; one scorer (lib/differencing_score.py) for every metho
 wall seconds and memory are those of the subtraction alone, kernels compiled before.
 """
 
-import argparse
-import json
-import platform
 import statistics
 import threading
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +24,7 @@ from lib.differencing_methods import (
 )
 from lib.differencing_pair import KINDS, Kind, Pair, make_pair
 from lib.differencing_score import Result, judge, score, true_snr
-from lib.results import Checks, Rows, check
+from lib.results import Checks, Rows, check, parser, publish
 
 OURS, CHAIN, ORACLE = "promptdia", "promptdia, detected and filtered", "ideal"
 NEEDED = {
@@ -173,14 +169,11 @@ def verdicts(rows: Rows) -> Checks:
 
 def main() -> None:
     """Print a table, or one JSON object."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seed", type=int, default=1, help="the first")
+    arguments = parser(__doc__, "640 pixels, no slow peer")
     arguments.add_argument("--seeds", type=int, default=1, help="how many")
     arguments.add_argument("--size", type=int, default=4096, help="pixels along a side")
     arguments.add_argument("--kinds", nargs="+", default=[k.name for k in KINDS])
     arguments.add_argument("--no-peers", action="store_true")
-    arguments.add_argument("--quick", action="store_true", help="640 pixels, no slow peer")
-    arguments.add_argument("--json", action="store_true")
     args = arguments.parse_args()
     side = 640 if args.quick else args.size
     subtract(make_pair(KINDS[0], 512, 0))  # compiles what is not compiled yet
@@ -189,41 +182,12 @@ def main() -> None:
         for kind in KINDS:
             if kind.name in args.kinds:
                 repeats = 2 if kind is KINDS[0] and not args.quick else 1
-                rows += shown(compare(kind, side, seed, not args.no_peers, repeats), args.json)
-    rows += shown(warp_rows(side, args.seed), args.json)
+                rows += compare(kind, side, seed, not args.no_peers, repeats)
+    rows += warp_rows(side, args.seed)
     if not args.quick and not args.no_peers:
-        rows += shown([sfft_row(args.seed)], args.json)
+        rows += [sfft_row(args.seed)]
     checks = verdicts(rows)
-    versions = {"python": platform.python_version(), **{p: found_version(p) for p in PACKAGES}}
-    if args.json:
-        result = {"name": "differencing", "checks": checks, "rows": rows, "versions": versions}
-        print(json.dumps(result, default=float))
-        return
-    print()
-    for row in checks:
-        verdict = "ok" if row["ok"] else "MISSED"
-        print(f"{row['name']:<56} {row['value']:>10}  {row['needed']:<14} {verdict}")
-
-
-def found_version(package: str) -> str:
-    """Its version, or that it is absent."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
-
-
-def shown(rows: Rows, as_json: bool) -> Rows:
-    """The rows, printed for people on the way."""
-    for row in () if as_json else rows:
-        numbers = (
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in row.items()
-            if name not in ("kind", "side", "seed", "method")
-        )
-        what = f"{row['kind']} {row['side']} #{row['seed']}, {row['method']}"
-        print(f"{what}: {'  '.join(numbers)}", flush=True)
-    return rows
+    publish("differencing", checks, rows, PACKAGES, args.json)
 
 
 if __name__ == "__main__":

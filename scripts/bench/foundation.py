@@ -5,18 +5,17 @@ ccd4k with compiled kernels warm (another visit was processed before). Wall seco
 sum of the processes' peak memory, worker processes included.
 """
 
-import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from lib.results import Checks, Rows, check, parser, publish
 
 PROMPTDIA = [sys.executable, "-m", "promptdia.pipeline.cli"]
 DEMO_CHECKS = {
@@ -85,18 +84,7 @@ def resident_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) * 1024
 
 
-def met(value: float, needed: str) -> bool:
-    """Whether a value fulfils ``<= x``, ``>= x``, ``== x`` or ``a to b``."""
-    if " to " in needed:
-        low, high = (float(part) for part in needed.split(" to "))
-        return low <= value <= high
-    sign, limit = needed.split()
-    return {"<=": value <= float(limit), ">=": value >= float(limit), "==": value == float(limit)}[
-        sign
-    ]
-
-
-def demo(folder: Path, survey: str, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def demo(folder: Path, survey: str, seed: int) -> tuple[Checks, Rows]:
     """The demo's time, memory and truth report."""
     done = run("demo", "--survey", survey, "--seed", str(seed), "--root", str(folder), "--json")
     report = json.loads(done.output)
@@ -107,7 +95,7 @@ def demo(folder: Path, survey: str, seed: int) -> tuple[list[dict[str, Any]], li
     return checks, rows
 
 
-def big_visit(folder: Path, survey: str, seed: int) -> tuple[list[dict[str, Any]], list[Any]]:
+def big_visit(folder: Path, survey: str, seed: int) -> tuple[Checks, Rows]:
     """One raw frame of a large detector, kernels warm."""
     root = str(folder)
     run("simulate", root, "--survey", survey, "--seed", str(seed))
@@ -126,37 +114,20 @@ def big_visit(folder: Path, survey: str, seed: int) -> tuple[list[dict[str, Any]
     return checks, rows
 
 
-def check(name: str, value: float, needed: str) -> dict[str, Any]:
-    return {"name": name, "value": round(value, 4), "needed": needed, "ok": met(value, needed)}
-
-
 def is_number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
 def main() -> None:
     """Print a table, or one JSON object."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seed", type=int, default=1)
-    arguments.add_argument("--quick", action="store_true", help="survey tiny for both")
-    arguments.add_argument("--json", action="store_true")
+    arguments = parser(__doc__, "survey tiny for both")
     args = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checks, rows = demo(Path(folder) / "demo", "tiny" if args.quick else "small", args.seed)
         more = big_visit(Path(folder) / "big", "tiny" if args.quick else "ccd4k", args.seed)
     checks, rows = checks + more[0], rows + more[1]
-    names = ("promptdia", "numpy", "numba", "astropy", "galsim")
-    versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
-    if args.json:
-        print(
-            json.dumps({"name": "foundation", "checks": checks, "rows": rows, "versions": versions})
-        )
-        return
-    for row in checks:
-        verdict = "ok" if row["ok"] else "MISSED"
-        print(f"{row['name']:<36} {row['value']:>10}  {row['needed']:<14} {verdict}")
-    for row in rows[1:]:
-        print(f"{row['what']:<36} {row['seconds']:>10.2f} s")
+    packages = ("promptdia", "numpy", "numba", "astropy", "galsim")
+    publish("foundation", checks, rows, packages, args.json)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,15 @@ White noise, a Moffat PSF and 1,000 changes on 4k x 4k pixels for the times (1k 
 errors; faint streaks, empty fields and scattered sources for what must and must not be found.
 """
 
-import argparse
-import json
-import platform
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from lib.results import Checks, Rows, check
+from lib.results import Checks, Rows, check, parser, publish
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from support.dia_scene import SCALE_ARCSEC, DiaScene, grid_positions
@@ -281,10 +277,7 @@ PARTS = {"clock": clock, "dipoles": dipoles, "trails": trails, "streaks": streak
 
 def main() -> None:
     """Print a table, or one JSON object."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seed", type=int, default=1)
-    arguments.add_argument("--quick", action="store_true", help="smaller fields, fewer trials")
-    arguments.add_argument("--json", action="store_true")
+    arguments = parser(__doc__, "smaller fields, fewer trials")
     arguments.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     args = arguments.parse_args()
     checks: Checks = []
@@ -292,22 +285,8 @@ def main() -> None:
     for name in args.only:
         found = PARTS[name](args.seed, args.quick)
         checks, rows = checks + found[0], rows + found[1]
-    names = ("numpy", "numba", "scipy", "sep", "photutils")
-    versions = {"python": platform.python_version(), **{n: version(n) for n in names}}
-    if args.json:
-        result = {"name": "measurement", "checks": checks, "rows": rows, "versions": versions}
-        print(json.dumps(result, default=float))
-        return
-    for row in checks:
-        verdict = "ok" if row["ok"] else "MISSED"
-        print(f"{row['name']:<52} {row['value']:>10}  {row['needed']:<14} {verdict}")
-    for row in rows:
-        values = (
-            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
-            for k, v in row.items()
-            if k != "what"
-        )
-        print(f"{row['what']}: {', '.join(values)}")
+    packages = ("promptdia", "numpy", "numba", "scipy", "sep", "photutils")
+    publish("measurement", checks, rows, packages, args.json)
 
 
 if __name__ == "__main__":
