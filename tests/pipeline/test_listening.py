@@ -20,6 +20,8 @@ from promptdia.pipeline.io.registry import RegistrySchemas
 from promptdia.pipeline.listening import Archive, Heard, follow_alerts, listen
 
 SETTINGS = BrokerSettings(timeout_s=5)
+IDLE_S = 2.0
+"""Longer than a busy machine lets a message wait."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_what_was_sent_to_two_topics_is_in_the_archive(
             Archive(tmp_path / "in", form),
             on_alert=lambda alert: called.append(alert["diaSourceId"]),
             on_batch=lambda so_far: states.append(so_far.n_alerts),
-            idle_s=0.5,
+            idle_s=IDLE_S,
         )
     assert (heard.n_alerts, heard.n_kept, heard.n_errors) == (len(ids), len(ids), 0)
     assert states[-1] == len(ids)
@@ -79,7 +81,8 @@ def test_a_program_of_ones_own_gets_the_alerts(
         send(broker, "t", messages)
         heard = Heard()
         got = [
-            a["diaSourceId"] for a in follow_alerts(broker.url, ["t"], "g", idle_s=0.5, heard=heard)
+            a["diaSourceId"]
+            for a in follow_alerts(broker.url, ["t"], "g", idle_s=IDLE_S, heard=heard)
         ]
         assert sorted(got) == sorted(messages)
         assert heard.n_alerts == len(messages)
@@ -146,7 +149,7 @@ def test_an_unusable_expression_is_refused_and_a_failing_one_is_counted(
     with EmbeddedBroker(["t"]) as broker:
         send(broker, "t", messages)
         keep = python_filter("diaObject['nDiaSources'] >= 1")
-        heard = listen(broker.url, ["t"], "g", SETTINGS, keep=keep, idle_s=0.5)
+        heard = listen(broker.url, ["t"], "g", SETTINGS, keep=keep, idle_s=IDLE_S)
     assert heard.errors == {"filter: TypeError 'NoneType' object is not subscriptable": asteroids}
     assert heard.n_kept == len(alerts) - asteroids
 
@@ -182,7 +185,7 @@ def test_a_thousand_damaged_messages_are_a_thousand_counted_errors(tmp_path: Pat
         send(broker, "t", bad | {2000: good[1]})
         schemas = RegistrySchemas(broker.registry_url)
         heard = listen(
-            broker.url, ["t"], "g", SETTINGS, schemas, Archive(tmp_path / "in"), idle_s=0.5
+            broker.url, ["t"], "g", SETTINGS, schemas, Archive(tmp_path / "in"), idle_s=IDLE_S
         )
     assert (heard.n_alerts, heard.n_errors) == (1, 1000)
     assert set(heard.errors) >= {"no alert", "unknown schema", "does not decode"}
@@ -200,6 +203,6 @@ def test_a_turned_bit_anywhere_is_an_error_or_an_alert_but_never_a_crash() -> No
         turned[i] = bytes(bits)
     with EmbeddedBroker(["t"]) as broker:
         send(broker, "t", turned)
-        heard = listen(broker.url, ["t"], "g", SETTINGS, idle_s=0.5)
+        heard = listen(broker.url, ["t"], "g", SETTINGS, idle_s=IDLE_S)
     assert heard.n_alerts + heard.n_errors == 1000
     assert heard.n_errors > 100
