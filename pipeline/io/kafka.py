@@ -1,7 +1,7 @@
 """Alerts to and from a Kafka topic.
 
-A batch counts as sent only for the alerts whose delivery the broker acknowledged.
-Sending never asks a schema registry.
+A batch counts as sent only for the alerts whose delivery the broker acknowledged and whose
+place in the topic it told. Sending never asks a schema registry.
 """
 
 import time
@@ -71,7 +71,7 @@ class AlertSender:
         self._reader: Any = None
 
     def check(self) -> None:
-        """Reach the topic, creating it if the settings say so.
+        """Reach the topic, creating it if the settings say so, and each partition's leader.
 
         TransientError when the broker does not answer within 10 seconds, ConfigError
         when it refuses: wrong credentials, no such topic, no permission.
@@ -94,8 +94,10 @@ class AlertSender:
                 "delivery.timeout.ms": int(1000 * settings.timeout_s),
             },
         )
-        self._link.reach(producer, create=True)
-        self._producer = producer
+        partitions = self._link.reach(producer, create=True)
+        reader = new_client(ck.Consumer, self._link.config() | _READER)
+        offsets(self._link, reader, partitions, ck.OFFSET_END)
+        self._producer, self._reader = producer, reader
 
     def ends(self) -> dict[int, int]:
         """Offset after the last message of each partition; one question to the broker.
@@ -103,8 +105,6 @@ class AlertSender:
         Raises as ``check`` does.
         """
         self.check()
-        if self._reader is None:
-            self._reader = new_client(ck.Consumer, self._link.config() | _READER)
         partitions = self._link.reach(self._producer)
         return offsets(self._link, self._reader, partitions, ck.OFFSET_END)
 
@@ -155,7 +155,7 @@ class AlertSender:
             link = self._link
             raise NotDelivered(
                 f"broker {link.broker} acknowledged {len(answers.delivery.acknowledged)} alerts "
-                f"and left {len(answers.pending)} unanswered for {link.settings.timeout_s:g} s: "
+                f"and left {len(answers.pending)} unconfirmed in {link.settings.timeout_s:g} s: "
                 f"{answers.last_error or link.last_error() or 'it is silent'}",
                 answers.delivery,
             )
@@ -166,10 +166,8 @@ class AlertSender:
         if self._producer is not None:
             self._producer.purge()
             self._producer.flush(1.0)
-            self._producer = None
-        if self._reader is not None:
             self._reader.close()
-            self._reader = None
+            self._producer = self._reader = None
 
     def _flush(self) -> None:
         self._producer.flush(self._link.settings.timeout_s + 5.0)
@@ -216,6 +214,11 @@ class _Answers:
     def take(self, error: Any, message: Any) -> None:
         """Delivery callback."""
         id_ = int.from_bytes(message.key(), "big")
+        if error is None and message.offset() is None:
+            # librdkafka counts "duplicate" as delivered; of a new topic's first batches, when
+            # a later one was taken before an earlier one is retried, that may not be so
+            self.last_error = "the broker does not say where in the topic it put them"
+            return
         if error is None:
             self.delivery.acknowledged.append(id_)
         elif error.code() == ck.KafkaError.MSG_SIZE_TOO_LARGE and not self.alone:

@@ -4,7 +4,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import pytest
 from support.alerts import make_alerts
@@ -12,7 +13,7 @@ from support.alerts import make_alerts
 from promptdia.pipeline import broker as broker_module
 from promptdia.pipeline.broker import PARTITIONS, EmbeddedBroker, serve
 from promptdia.pipeline.errors import ConfigError, TransientError
-from promptdia.pipeline.io import kafka_link
+from promptdia.pipeline.io import kafka, kafka_link
 from promptdia.pipeline.io.avro import alert_id, decode, encode_alerts
 from promptdia.pipeline.io.kafka import (
     AlertSender,
@@ -50,6 +51,25 @@ def test_what_is_sent_is_acknowledged_and_read_back(
     received = list(read_topic(broker.url, topic, SETTINGS))
     assert {int.from_bytes(r.key or b"", "big"): r.value for r in received} == messages
     assert len(received) == len(messages)
+
+
+def test_what_the_broker_calls_a_duplicate_is_not_taken_for_delivered(
+    broker: EmbeddedBroker, messages: dict[int, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Duplicate(NamedTuple):  # as librdkafka reports it
+        key: Callable[[], bytes]
+        offset: Callable[[], None] = lambda: None
+
+    take, first = kafka._Answers.take, min(messages)
+
+    def as_duplicate(self: kafka._Answers, error: object, message: Any) -> None:
+        take(self, error, Duplicate(message.key) if alert_id(message.value()) == first else message)
+
+    monkeypatch.setattr(kafka._Answers, "take", as_duplicate)
+    with pytest.raises(NotDelivered, match="left 1 unconfirmed") as raised:
+        AlertSender(broker.url, "duplicate", SETTINGS).send(messages.items())
+    assert "does not say where" in str(raised.value)
+    assert sorted(raised.value.delivery.acknowledged) == sorted(set(messages) - {first})
 
 
 def test_a_topic_of_the_broker_has_many_partitions_and_its_schemas(

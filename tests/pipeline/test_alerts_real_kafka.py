@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from support.alerts import make_alerts
 from support.brokers import certificate, real_kafka
+from support.packets import our_messages
 
 from promptdia.pipeline import listening
 from promptdia.pipeline.errors import ConfigError, TransientError
@@ -52,6 +53,16 @@ def test_a_thousand_alerts_arrive_each_once(
         offsets = [r.offset for r in received if r.partition == partition]
         assert offsets == list(range(len(offsets)))
         assert offsets
+
+
+def test_the_first_alerts_of_a_new_topic_arrive(broker: str) -> None:
+    large = [(alert_id(m), m) for m in our_messages("11.1")]
+    for _ in range(30):  # without the wait for the leaders about one topic in ten lost some
+        topic, settings = f"test-{uuid.uuid4().hex}", BrokerSettings(partitions=4)
+        sender = AlertSender(broker, topic, settings)
+        assert len(sender.send(large).acknowledged) == len(large)
+        assert sum(sender.ends().values()) == len(large)
+        sender.close()
 
 
 def test_a_group_goes_on_where_it_stopped(
