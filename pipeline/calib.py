@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 
 from promptdia.pipeline.errors import InputError
-from promptdia.pipeline.io.files import whole_file, write_text
-from promptdia.pipeline.io.fits import read_master, read_raw, write_master
+from promptdia.pipeline.io.files import write_text
+from promptdia.pipeline.io.fits import read_master, read_raw, write_defects, write_master
 from promptdia.pipeline.io.sums import sha256
 from promptdia.pipeline.pool import IN_PROCESS, Executor, ordered
 from promptdia.pipeline.repository import Repository
@@ -25,7 +24,6 @@ from promptdia.tasks.calibs import (
     gain_and_read_noise,
 )
 from promptdia.tasks.errors import TaskError
-from promptdia.tasks.model.arrays import Bools
 from promptdia.tasks.model.calibrations import MasterFrame
 from promptdia.tasks.model.exposure import RawFrame
 from promptdia.tasks.model.visit import Visit
@@ -72,7 +70,7 @@ def _build(root: Path, number: int) -> list[Built]:
 
 def _one(repository: Repository, number: int) -> Iterator[Built]:
     steps = repository.config.isr.readout
-    masters: list[MasterFrame] = []
+    masters: dict[Path, MasterFrame] = {}
     newest: dict[str, list[Input]] = {"bias": [], "dark": [], "flat": []}
     for kind in ("bias", "dark", "flat"):
         for group in _groups(_load(repository, kind, number), _validity(repository)):
@@ -95,20 +93,28 @@ def _one(repository: Repository, number: int) -> Iterator[Built]:
             path = repository.master_path(kind, number, middle.band, middle.mjd_tai)
             _remove_superseded(path, master)
             write_master(path, master, middle.mjd_tai)
-            masters.append(master)
+            masters[path] = master
             yield Built(kind, number, middle.band, len(frames), path)
     yield from _defects(repository, number, masters)
     yield from _noise(repository, number, newest["flat"], newest["bias"])
 
 
-def _defects(repository: Repository, number: int, masters: list[MasterFrame]) -> Iterator[Built]:
-    bias, dark = (next((m for m in reversed(masters) if m.kind == kind), None) for kind in BELOW)
-    flats = [m for m in masters if m.kind == "flat"] or _stored_flats(repository, number)
-    if bias is not None or dark is not None or flats:
-        defects = find_defects(bias, dark, flats[0] if flats else None)
-        for flat in flats[1:]:
-            defects = defects | find_defects(bias, dark, flat)
-        yield _write_defects(repository, number, defects)
+def _defects(
+    repository: Repository, number: int, masters: dict[Path, MasterFrame]
+) -> Iterator[Built]:
+    """On the newest bias and dark and on all flats."""
+    newest = {m.kind: path for path, m in masters.items() if m.kind in BELOW}
+    flats = {path: m for path, m in masters.items() if m.kind == "flat"}
+    flats = flats or _stored_flats(repository, number)
+    if not newest and not flats:
+        return
+    bias, dark = (masters[newest[kind]] if kind in newest else None for kind in BELOW)
+    defects = [find_defects(bias, dark, flat) for flat in flats.values() or [None]]
+    inputs = {path.name: sha256(path) for path in [*newest.values(), *flats]}
+    path = repository.defects_path(number)
+    bad = np.logical_or.reduce(defects)
+    write_defects(path, bad, repository.instrument.name, inputs)
+    yield Built("defects", number, "", int(bad.sum()), path)
 
 
 def _noise(
@@ -193,13 +199,6 @@ def _remove_superseded(path: Path, master: MasterFrame) -> None:
             old.unlink()
 
 
-def _stored_flats(repository: Repository, number: int) -> list[MasterFrame]:
+def _stored_flats(repository: Repository, number: int) -> dict[Path, MasterFrame]:
     paths = sorted((repository.root / "calib" / "flat").glob(f"{number}-*.fits"))
-    return [read_master(path) for path in paths]
-
-
-def _write_defects(repository: Repository, number: int, defects: Bools) -> Built:
-    path = repository.defects_path(number)
-    with whole_file(path) as part:
-        fits.PrimaryHDU(defects.astype(np.uint8)).writeto(part, overwrite=True)
-    return Built("defects", number, "", int(defects.sum()), path)
+    return {path: read_master(path) for path in paths}

@@ -17,6 +17,7 @@ from promptdia.pipeline.instrument import Instrument, load_instrument
 from promptdia.pipeline.io.files import write_text
 from promptdia.pipeline.io.fits import (
     open_fits,
+    read_defects,
     read_exposure,
     read_master,
     read_raw,
@@ -190,9 +191,9 @@ class Repository:
         path = self.defects_path(detector)
         if not path.exists():
             return None
-        with open_fits(path) as hdus:
-            bad: np.ndarray = np.asarray(hdus[0].data, dtype=bool)
-            return bad
+        bad, camera = read_defects(path)
+        self._require_camera(camera, f"{path} are defects")
+        return bad
 
     def defects_path(self, detector: int) -> Path:
         """Where the defect map of a detector lies."""
@@ -214,15 +215,17 @@ class Repository:
             raise InputError(
                 f"no master {what} within {days:g} days of visit {visit.id} in "
                 f"{self.root / 'calib' / kind}; ingest {kind} frames and run promptdia calib, "
-                f"or set isr.{kind}: false"
+                f"or set pipeline.isr.{kind}: false"
             )
         master = read_master(min(valid)[1])
-        if master.camera not in ("", self.instrument.name):
-            raise InputError(
-                f"{min(valid)[1]} is a {kind} of camera {master.camera}, "
-                f"this repository's is {self.instrument.name}"
-            )
+        self._require_camera(master.camera, f"{min(valid)[1]} is a {kind}")
         return master
+
+    def _require_camera(self, camera: str, what: str) -> None:
+        if camera not in ("", self.instrument.name):
+            raise InputError(
+                f"{what} of camera {camera}, this repository's is {self.instrument.name}"
+            )
 
     # ---- templates
 

@@ -39,18 +39,23 @@ class LightCurve:
         used = np.isfinite(self.table) & np.isfinite(self.flux) & (self.seeing_px < GOOD_SEEING_PX)
         if np.count_nonzero(used) < 5:
             return None
-        columns = np.stack([self.table, np.ones_like(self.table)], axis=1)
-        unit, base = _clipped_fit(columns[used], self.flux[used])
-        deviation = (self.flux - base) / unit / self.table - 1
         seeing = self.seeing_px - np.median(self.seeing_px[used])
-        terms = np.stack([np.ones_like(seeing), seeing, seeing**2], axis=1)
-        explained = terms @ _clipped_fit(terms[used], deviation[used])
-        return Compared(float(unit), float(base), used, deviation, deviation - explained)
+        columns = np.stack([self.table, np.ones_like(seeing), seeing, seeing**2], axis=1)
+        solution = _clipped_fit(columns[used], self.flux[used])
+        unit, base = solution[:2]
+        deviation = (self.flux - base) / unit / self.table - 1
+        without = (self.flux - columns @ solution) / unit / self.table
+        return Compared(float(unit), float(base), used, deviation, without)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Our light curve in the table's unit: two free numbers, unit and light in the template."""
+    """Our light curve in the table's unit.
+
+    Unit and light in the template are free. They are fitted together with a parabola in seeing,
+    light that is added: the table's aperture takes in more or less of a neighbour 8 px away,
+    whatever the event does. A fit without it gets the unit wrong.
+    """
 
     njy_per_unit: float
     base_njy: float
@@ -59,7 +64,7 @@ class Compared:
     deviation: Floats
     """(ours - table) / table, of the event's whole light."""
     without_seeing: Floats
-    """The same less a parabola in seeing: the table's aperture takes in a neighbour 8 px away."""
+    """The same less that parabola."""
 
 
 def event_light(repository: Repository, frames: Sequence[Frame]) -> LightCurve:

@@ -165,7 +165,7 @@ def _stamps(pictures: _Pictures, residuals: Sequence[Residual]) -> Figure:
         planes = pictures.of(residual.visit)
         for column, (plane, name) in enumerate(zip(planes, NAMES)):
             axis = axes[k // 2, 3 * (k % 2) + column]
-            _show(axis, _cut(plane.image, residual.x, residual.y), plane, name)
+            _show(axis, cut_stamp(plane.image, residual.x, residual.y), plane, name)
         axes[k // 2, 3 * (k % 2) + 1].set_title(
             f"{residual.visit} ({residual.x:.0f}, {residual.y:.0f}) "
             f"S/N {residual.snr:.0f} {residual.label}",
@@ -174,8 +174,11 @@ def _stamps(pictures: _Pictures, residuals: Sequence[Residual]) -> Figure:
     return figure
 
 
-def _cut(image: Image, x: float, y: float) -> Image:
-    px, py = round(x), round(y)
+def cut_stamp(image: Image, x: float, y: float) -> Image:
+    """Around a place, or around the pixel of the image nearest to it."""
+    px, py = (
+        int(np.clip(round(v), 0, n - 1)) for v, n in ((x, image.shape[1]), (y, image.shape[0]))
+    )
     padded = np.pad(image, HALF_PX, constant_values=np.nan)
     side = 2 * HALF_PX + 1
     return padded[py : py + side, px : px + side]

@@ -27,7 +27,8 @@ MODE_WINDOW = 1.0
 """The mode looks no further above the sky than this many sigma."""
 MEAN_WINDOW = 3.0
 """The mean reaches as far above the sky as below."""
-
+MIN_KNOWN = 0.2
+"""With a smaller part of the boxes clear of sources, the others tell nothing of theirs."""
 OUTLIER_SIGMA = 4.0
 """How many times the usual deviation from its neighbours makes a box an outlier."""
 
@@ -86,14 +87,14 @@ class Grid:
     def levels(self, means: Image, sources: Bools, upper: float, min_used: float) -> Levels | None:
         """Level and noise of the boxes, looking up to ``upper`` sigma above the sky.
 
-        None when sources leave less than half of the boxes.
+        None when sources leave less than MIN_KNOWN of the boxes.
         """
         level = np.empty((self.y_edges.size - 1, self.x_edges.size - 1))
         sigma, used = np.empty_like(level), np.empty_like(level)
         shift = truncated_mean(-3.0, upper)
         box_levels(means, sources, self.y_edges, self.x_edges, upper, shift, level, sigma, used)
         unknown = used < min_used
-        if unknown.mean() > 0.5:
+        if unknown.mean() > 1.0 - MIN_KNOWN:
             return None
         return Levels(filled(level, unknown), filled(sigma, unknown))
 
@@ -173,7 +174,8 @@ class SubtractBackground:
         sums = np.empty_like(excess)
         for side in cfg.square_blocks:
             square_sums(excess, side, sums)
-            found[sums > cfg.source_sigma * side] = 1.0
+            # what lies as far below goes too: the rest of the noise stays without bias
+            found[np.abs(sums) > cfg.source_sigma * side] = 1.0
         square_sums(found, 2 * cfg.grow_blocks + 1, sums)
         grown: Bools = sums > 0.5
         return grown

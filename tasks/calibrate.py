@@ -8,6 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.interpolate import RegularGridInterpolator
 
+from promptdia.tasks.aperture_correction import (
+    ApertureCorrectionConfig,
+    CorrectAperture,
+    with_correction,
+)
 from promptdia.tasks.astrometry import Astrometry, AstrometryConfig, SolveAstrometry
 from promptdia.tasks.background import BackgroundConfig, SubtractBackground
 from promptdia.tasks.cosmic_rays import CosmicRayConfig, FindCosmicRays
@@ -17,13 +22,16 @@ from promptdia.tasks.model.catalogs import REFERENCE, SOURCE
 from promptdia.tasks.model.exposure import Exposure, ScienceExposure
 from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.photo_calib import PhotoCalib
-from promptdia.tasks.model.psf import Psf
+from promptdia.tasks.model.psf import PolynomialPsf, Psf
 from promptdia.tasks.model.wcs import pixel_scale_arcsec
+from promptdia.tasks.noise_colour import measured_resampling
 from promptdia.tasks.photometry import PhotometryConfig, SolvePhotometry, zero_point_calib
 from promptdia.tasks.psf import FitPsf, PsfConfig, PsfFit
 from promptdia.tasks.psf_photometry import psf_flux
 from promptdia.tasks.psf_quality import psf_moments
+from promptdia.tasks.resampling import RESAMPLED
 from promptdia.tasks.sources import DetectSources, SourceConfig
+from promptdia.tasks.star_shapes import star_shape_numbers
 from promptdia.tasks.summary import (
     Fiducial,
     astrometry_numbers,
@@ -31,6 +39,7 @@ from promptdia.tasks.summary import (
     limiting_magnitude,
     photometry_numbers,
     psf_numbers,
+    reference_numbers,
     sky_numbers,
     star_numbers,
     visit_numbers,
@@ -48,6 +57,7 @@ class CalibrateConfig:
     cosmic_rays: CosmicRayConfig = field(default_factory=CosmicRayConfig)
     sources: SourceConfig = field(default_factory=SourceConfig)
     psf: PsfConfig = field(default_factory=PsfConfig)
+    aperture_correction: ApertureCorrectionConfig = field(default_factory=ApertureCorrectionConfig)
     astrometry: AstrometryConfig = field(default_factory=AstrometryConfig)
     photometry: PhotometryConfig = field(default_factory=PhotometryConfig)
     find_cosmic_rays: bool = True
@@ -98,14 +108,21 @@ class CalibrateImage:
         measured = measured._replace(
             exposure=done.replace(wcs=solved.wcs),
             sources=sources,
-            summary={**measured.summary, **astrometry_numbers(solved)},
+            summary={
+                **measured.summary,
+                **astrometry_numbers(solved),
+                **reference_numbers(references, solved.wcs, exposure.shape),
+            },
         )
         with _step("photometry", measured):
             photometry = SolvePhotometry(self.config.photometry).run(
-                sources, references, solved, exposure.visit.band
+                sources, references, solved, exposure.visit.band, exposure.shape
             )
         sources["calib_photometry_used"] = photometry.used
         numbers = photometry_numbers(photometry, sources, exposure.shape)
+        psf = measured.exposure.psf
+        if isinstance(psf, PolynomialPsf) and photometry.excess.size > 1:
+            measured = _refluxed(measured, psf, with_correction(psf, -photometry.excess))
         return self._finished(measured, photometry.photo_calib, numbers)
 
     def bootstrap(self, exposure: Exposure, zero_point: float) -> Calibrated:
@@ -119,9 +136,14 @@ class CalibrateImage:
         """The stars of a frame calibrated elsewhere; its WCS and scale count as true.
 
         The remaining background is subtracted, and the PSF is fitted where the frame has none.
+        How its noise was smoothed is measured where a note does not say.
         """
         done = self._finished(self._measure(science), PhotoCalib(1.0), {})
-        return done._replace(science=done.science.replace(photo_calib=science.photo_calib))
+        notes = dict(done.science.notes)
+        if RESAMPLED not in notes:
+            notes[RESAMPLED] = measured_resampling(done.science)
+        adopted = done.science.replace(photo_calib=science.photo_calib, notes=notes)
+        return done._replace(science=adopted)
 
     def _measure(self, exposure: Exposure) -> "Measured":
         """Everything that needs no catalogue."""
@@ -140,15 +162,30 @@ class CalibrateImage:
         with _step("sources", state):
             sources = detect.run(state.exposure, fwhm)
         state = state._replace(sources=sources)
+        radius = config.flux_radius_fwhm * fwhm
+        if state.exposure.psf is not None:
+            return _with_psf(state, state.exposure.psf, fwhm, radius)
         with _step("PSF", state):
-            fit = self._psf(state.exposure, sources)
-        return _with_psf(state, fit, fwhm, config.flux_radius_fwhm)
+            fit = FitPsf(config.psf).run(state.exposure, sources)
+        return self._with_fitted_psf(state, fit, fwhm, radius)
 
-    def _psf(self, exposure: Exposure, sources: Catalog) -> PsfFit:
-        """The PSF that the exposure came with, else one fitted on its stars."""
-        if exposure.psf is not None:
-            return PsfFit(exposure.psf, np.zeros(sources.size, bool), {})
-        return FitPsf(self.config.psf).run(exposure, sources)
+    def _with_fitted_psf(
+        self, state: "Measured", fit: PsfFit, fwhm: float, radius: float
+    ) -> "Measured":
+        """PSF fluxes that mean total light."""
+        measured = _with_psf(state, fit.psf, fwhm, radius)
+        measured.sources["calib_psf_used"] = fit.used
+        corrected = CorrectAperture(self.config.aperture_correction).run(
+            measured.exposure, measured.sources, fit.psf, fwhm
+        )
+        measured = _refluxed(measured, fit.psf, corrected.psf)
+        numbers = {
+            **measured.summary,
+            **fit.quality,
+            **corrected.numbers,
+            **star_numbers(measured.sources, fit.used, state.exposure.shape),
+        }
+        return measured._replace(summary=numbers)
 
     def _finished(
         self, measured: "Measured", calib: PhotoCalib, numbers: dict[str, float]
@@ -171,6 +208,8 @@ class CalibrateImage:
         summary["magLim"] = limiting_magnitude(
             calib, summary["skyBg"], exposure.detector.read_noise, summary["psfArea"]
         )
+        stars = measured.sources[measured.sources["calib_psf_used"]]
+        summary |= star_shape_numbers(exposure, stars, summary["psfSigma"])
         fiducial = self.config.fiducials.get(exposure.visit.band)
         if fiducial is not None:
             summary |= effective_time(summary, fiducial)
@@ -234,23 +273,27 @@ def _step(name: str, state: Measured) -> Iterator[None]:
         raise CalibrationFailed(name, str(error), state) from error
 
 
-def _with_psf(state: Measured, fit: PsfFit, fwhm: float, radius: float) -> Measured:
-    exposure = state.exposure.replace(psf=fit.psf)
+def _with_psf(state: Measured, psf: Psf, fwhm: float, radius: float) -> Measured:
+    """PSF fluxes within ``radius`` pixels, and which sources are wider than the PSF."""
+    exposure = state.exposure.replace(psf=psf)
     sources = state.sources.copy()
     broken = MaskPlane.NO_DATA | MaskPlane.SAT | MaskPlane.BAD
     bad = has(exposure.mask, broken)
     x, y = sources["x"], sources["y"]
-    flux = psf_flux(exposure.image, exposure.variance, bad, fit.psf, x, y, radius * fwhm)
+    flux = psf_flux(exposure.image, exposure.variance, bad, psf, x, y, radius)
     sources["psfFlux"], sources["psfFluxErr"] = flux.flux, flux.flux_err
-    sources["calib_psf_used"] = fit.used
-    sources["extendedness"] = extendedness(sources, fit.psf, exposure.shape, fwhm)
-    summary = {
-        **state.summary,
-        **fit.quality,
-        **psf_numbers(fit.psf, exposure.shape, fwhm),
-        **star_numbers(sources, fit.used, exposure.shape),
-    }
+    sources["extendedness"] = extendedness(sources, psf, exposure.shape, fwhm)
+    summary = {**state.summary, **psf_numbers(psf, exposure.shape, fwhm)}
     return Measured(exposure, sources, state.background, summary)
+
+
+def _refluxed(measured: Measured, old: PolynomialPsf, new: PolynomialPsf) -> Measured:
+    """PSF fluxes under a PSF that differs from the old one in the sum of its stamps only."""
+    sources = measured.sources.copy()
+    ratio = old.light(sources["x"], sources["y"]) / new.light(sources["x"], sources["y"])
+    for column in ("psfFlux", "psfFluxErr"):
+        sources[column] *= ratio
+    return measured._replace(exposure=measured.exposure.replace(psf=new), sources=sources)
 
 
 def _mark_astrometry(sources: Catalog, references: Catalog, solved: Astrometry) -> None:

@@ -1,7 +1,7 @@
 """Master bias, dark and flat by outlier-clipped means; defects; gain and read noise."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from promptdia.tasks.readout import (
     ReadoutSteps,
     WrongShape,
     overscan_level,
+    overscan_mode,
     read_out,
 )
 
@@ -70,7 +71,8 @@ def combine_bias(
         readout = read_out(frame, steps)
         images.append(_without_saturated(readout))
         variances.append(readout.read_variance)
-    return _master("bias", frames, images, variances, inputs)
+    master = _master("bias", frames, images, variances, inputs)
+    return replace(master, overscan=overscan_mode(frames[0].detector, steps.overscan))
 
 
 def combine_dark(

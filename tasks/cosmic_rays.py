@@ -2,7 +2,8 @@
 
 The rule is that of the reference system's cosmic-ray finder: a pixel that stands out in one
 of four directions, and more sharply there than a star would, begins a ray; its neighbours
-join under weaker conditions.
+join under weaker conditions. Beyond that system's rule, the geometric mean of two neighbours
+finds tracks on the slope of a star, the curvature of the logarithm those across one.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import numpy as np
 from promptdia.tasks.errors import TaskError
 from promptdia.tasks.interpolate import coordinates, fill_in_place
 from promptdia.tasks.kernels.cosmic_rays import (
+    Bump,
+    Sharpness,
     find_candidates,
     grow_rays,
     strong_regions,
@@ -32,18 +35,30 @@ SKY_STRIDE = 4
 class CosmicRayConfig:
     """What counts as too sharp."""
 
-    threshold: float = 6.0
-    """How far a pixel stands above two opposite neighbours, sigma of the pixel."""
-    grow_threshold: float = 4.0
-    """The same for the neighbours of a ray."""
-    sharpness: float = 0.75
-    """A ray's neighbours are below this part of what a centred star's would be."""
-    margin: float = 2.0
-    """How many errors of the pixel values the sharpness is taken to the safe side."""
-    iterations: int = 5
+    threshold: float = 5.25
+    """How far a pixel that begins a ray stands above two opposite neighbours, sigma."""
+    sharpness: float = 0.7
+    """Its neighbours are below this part of what a centred star's would be ..."""
+    margin: float = 3.0
+    """... with all values taken this many of their errors to the safe side."""
+    grow_threshold: float = 3.75
+    """The threshold for the neighbours of a ray, without a margin ..."""
+    grow_sharpness: float = 0.57
+    """... and the sharpness that makes up for it."""
+    bump_threshold: float = 1.75
+    """How far a neighbour of a ray on a star stands above the star's profile, sigma of both."""
+    blend: float = 0.15
+    """By which part of itself that profile may be wrong."""
+    iterations: int = 2
     """How many times rays grow by a pixel."""
+    edge_threshold: float = 3.5
+    """The threshold for a last ring, against the pixels at distance two ..."""
+    edge_sharpness: float = 0.3
+    """... and the sharpness."""
     min_electrons: float = 150.0
-    """Regions with less light are dropped."""
+    """Regions with less light are dropped ..."""
+    min_snr: float = 8.0
+    """... and those with less than this many times its error."""
     max_fraction: float = 0.02
     """More of the frame in rays than this means that stars were taken for rays."""
 
@@ -107,21 +122,38 @@ class FindCosmicRays:
             SKY_BOX,
             ys,
             xs,
-            cfg.sharpness * star_ratios(fwhm_px),
-            cfg.threshold,
-            cfg.grow_threshold,
-            cfg.margin,
-            cfg.iterations,
+            *rules(cfg, fwhm_px),
             flags,
         )
         ys, xs = coordinates(flags.view(bool))
-        return strong_regions(image, cleaned, ys, xs, cfg.min_electrons, flags)
+        return strong_regions(
+            image, cleaned, variance, ys, xs, cfg.min_electrons, cfg.min_snr, flags
+        )
 
 
-def star_ratios(fwhm_px: float) -> Floats:
-    """Neighbour over peak of a centred Gaussian star in row, column and the two diagonals, (4,)."""
+def rules(
+    cfg: CosmicRayConfig, fwhm_px: float
+) -> tuple[Sharpness, Sharpness, Bump, int, Sharpness]:
+    """What begins a ray, what joins one, how many times, and what ends it.
+
+    The numbers that are no part of the configuration were chosen with those that are, on
+    simulated fields.
+    """
+    near, far = star_ratios(fwhm_px), star_ratios(fwhm_px, 2)
+    seed = Sharpness(1, cfg.sharpness * near, cfg.threshold, cfg.margin, 1.2, 1)
+    neighbour = Sharpness(1, cfg.grow_sharpness * near, cfg.grow_threshold, 0.1, 0.7, 1)
+    bump = Bump(cfg.bump_threshold, cfg.blend, 1.5, 2)
+    edge = Sharpness(2, cfg.edge_sharpness * far, cfg.edge_threshold, -2.5, np.inf, 2)
+    return seed, neighbour, bump, cfg.iterations, edge
+
+
+def star_ratios(fwhm_px: float, step: int = 1) -> Floats:
+    """Neighbour at ``step`` over peak of a centred Gaussian star, (4,).
+
+    In row, column and the two diagonals.
+    """
     sigma = fwhm_px / FWHM_PER_SIGMA
-    side = np.exp(-0.5 / sigma**2)
+    side = np.exp(-0.5 * (step / sigma) ** 2)
     return np.array([side, side, side**2, side**2])
 
 

@@ -17,6 +17,7 @@ from promptdia.tasks.footprints import (
     find_footprints,
     significant_pixels,
 )
+from promptdia.tasks.kernels.detect import find_usable
 from promptdia.tasks.matched_filter import CellPsf, cell_psf, signal_to_noise, trust
 from promptdia.tasks.model.arrays import Bools, Catalog, Floats, Image, Ints, Mask
 from promptdia.tasks.model.exposure import (
@@ -214,8 +215,9 @@ class DetectDiaSources:
             (NEGATIVE, MaskPlane.DETECTED_NEGATIVE),
         ):
             marked.ravel()[found.pixels[(found.signs & sign) != 0]] |= plane.value
+        saturated = has(mask, MaskPlane.SAT | MaskPlane.SAT_TEMPLATE)
         near = near_bright(
-            has(mask, MaskPlane.SAT | MaskPlane.SAT_TEMPLATE),
+            saturated,
             cfg.bright_margin_fwhm * fwhm,
             cfg.bright_margin_radius,
             cfg.bright_margin_max_px,
@@ -224,7 +226,6 @@ class DetectDiaSources:
         if cfg.streaks is None:
             return marked, 0
         streaks = find_streaks(image, variance, good & ~near, cfg.streaks)
-        saturated = has(mask, MaskPlane.SAT | MaskPlane.SAT_TEMPLATE)
         trails = [is_charge_trail(streak, saturated) for streak in streaks]
         for streak, trail in zip(streaks, trails):
             plane = MaskPlane.SPIKE if trail else MaskPlane.STREAK
@@ -234,8 +235,10 @@ class DetectDiaSources:
 
 def usable(exposure: Exposure) -> Bools:
     """(ny, nx) True on pixels that may take part in detection and measurement."""
-    good: Bools = exposure.usable(UNUSABLE) & np.isfinite(exposure.image)
-    good &= exposure.variance > 0
+    good = np.empty(exposure.shape, bool)
+    image = np.ascontiguousarray(exposure.image, np.float32)
+    variance = np.ascontiguousarray(exposure.variance, np.float32)
+    find_usable(image, variance, np.ascontiguousarray(exposure.mask), UNUSABLE.value, good)
     return good
 
 

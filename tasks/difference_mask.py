@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from promptdia.tasks.kernels.masks import find_broken, spread
+from promptdia.tasks.kernels.masks import find_broken, merge_masks, spread
 from promptdia.tasks.model.arrays import Floats, Image, Ints, Mask
 from promptdia.tasks.model.exposure import Exposure
 from promptdia.tasks.model.mask import MaskPlane, has
+from promptdia.tasks.parallel import over_strips
 
 BROKEN = MaskPlane.SAT | MaskPlane.NO_DATA
 MENDED = MaskPlane.BAD | MaskPlane.CR
@@ -26,8 +27,7 @@ TEMPLATE_KEPT = (
     | MaskPlane.HIGH_VARIANCE
     | MaskPlane.SUSPECT
 )
-
-
+NOT_INHERITED = MaskPlane.DETECTED | MaskPlane.DETECTED_NEGATIVE
 NEAR = MaskPlane.NEAR_BRIGHT
 
 
@@ -42,8 +42,16 @@ class Filled:
 
 def broken_pixels(exposure: Exposure) -> Ints:
     """Flat indices, ascending, of pixels whose value says nothing about the sky."""
-    planes = BROKEN.value, MENDED.value, MaskPlane.INTRP.value
-    return find_broken(exposure.image, exposure.mask, *planes)
+    ny, nx = exposure.shape
+    found = {0: np.empty(0, int)}
+
+    def strip(first: int, end: int) -> None:
+        rows = slice(first, end)
+        planes = BROKEN.value, MENDED.value, MaskPlane.INTRP.value
+        found[first] = first * nx + find_broken(exposure.image[rows], exposure.mask[rows], *planes)
+
+    over_strips(strip, ny, rows_per_strip=256)
+    return np.concatenate([found[first] for first in sorted(found)])
 
 
 def fill_broken(exposure: Exposure, other: Exposure, broken: Ints, other_broken: Ints) -> Filled:
@@ -59,46 +67,57 @@ def fill_broken(exposure: Exposure, other: Exposure, broken: Ints, other_broken:
     return Filled(image, y, x)
 
 
-def template_bits(mask: Mask) -> Mask:
-    """The template's mask under the names that a difference uses."""
-    bits = mask & TEMPLATE_KEPT.value
-    present = int(np.bitwise_or.reduce(mask, axis=None))
-    for old, new in RENAMED.items():
-        if present & old:
-            bits[has(mask, old)] |= new.value
-    return bits
+def merged_mask(science: Mask, template: Mask) -> Mask:
+    """Both masks under the names that a difference uses, before anything is convolved."""
+    merged = np.empty(science.shape, np.int32)
+    kept = ~NOT_INHERITED.value, TEMPLATE_KEPT.value
+    renamed = np.array([(old.value, new.value) for old, new in RENAMED.items()])
+    over_strips(
+        lambda a, b: merge_masks(science, template, kept, renamed, a, b, merged), science.shape[0]
+    )
+    return merged
 
 
 def spread_mask(
-    bits: Mask,
+    mask: Mask,
     filled: Filled,
     kernel: Floats,
     variance: Image,
     max_share: float,
     max_unknown_sigma: float,
-) -> Mask:
-    """Bits after the convolution with ``kernel`` (k, k).
+) -> None:
+    """Set in ``mask`` what the convolution of ``filled`` with ``kernel`` (k, k) does to it.
 
     A broken pixel's bits reach every pixel of which it and its like make more than
-    ``max_share``. Around saturated ones NEAR_BRIGHT is set where what their unknown excess
-    (as much as is seen) would add exceeds ``max_unknown_sigma``. EDGE is set where as
+    ``max_share``. Around saturated ones NEAR_BRIGHT is set where what their unknown
+    excess (as much as is seen) would add exceeds ``max_unknown_sigma``. EDGE is set where as
     much of the kernel lies outside the image.
     """
     y, x = filled.broken_y, filled.broken_x
-    own = bits[y, x]
+    own = mask[y, x]
     saturated = has(own, MaskPlane.SAT | MaskPlane.SAT_TEMPLATE)
     unknown = np.where(saturated, np.abs(filled.image[y, x]), 0).astype(np.float32)
     share = (np.abs(kernel) / np.abs(kernel).sum()).astype(np.float32)
-    result = bits.copy()
-    if y.size:
-        out_share, out_unknown = (np.zeros(bits.shape, np.float32) for _ in range(2))
-        out_bits = np.zeros(bits.shape, np.int32)
-        spread(y, x, own, unknown, share, out_share, out_unknown, out_bits)
-        touched = np.nonzero(out_share)
+    half, width = share.shape[0] // 2, mask.shape[1]
+
+    def strip(first: int, end: int) -> None:
+        some = slice(*np.searchsorted(y, [first - half, end + half]))
+        if some.start == some.stop:
+            return
+        out_share, out_unknown = (np.zeros((end - first, width), np.float32) for _ in range(2))
+        out_bits = np.zeros((end - first, width), np.int32)
+        spread(
+            y[some], x[some], own[some], unknown[some], share, first,
+            out_share, out_unknown, out_bits,
+        )  # fmt: skip
+        touched = out_share > 0
         reached = out_share[touched] > max_share
-        result[touched] |= np.where(reached, out_bits[touched], 0)
-        noise = max_unknown_sigma * np.sqrt(variance[touched])
-        result[touched] |= np.where(out_unknown[touched] > noise, NEAR.value, 0).astype(np.int32)
+        bits = np.where(reached, out_bits[touched], 0)
+        noise = max_unknown_sigma * np.sqrt(variance[first:end][touched])
+        bits |= np.where(out_unknown[touched] > noise, NEAR.value, 0)
+        mask[first:end][touched] |= bits
+
+    over_strips(strip, mask.shape[0])
     edge = _edge_width(share, max_share)
     if edge:
         for rows, columns in (
@@ -107,8 +126,7 @@ def spread_mask(
             (slice(None), slice(0, edge)),
             (slice(None), slice(-edge, None)),
         ):
-            result[rows, columns] |= MaskPlane.EDGE.value
-    return result
+            mask[rows, columns] |= MaskPlane.EDGE.value
 
 
 def _edge_width(share: Image, max_share: float) -> int:

@@ -1,33 +1,53 @@
 """How well a difference behaves on empty sky: its background, its noise, its correlation."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from promptdia.tasks.model.arrays import Bools, Floats, Image
+from promptdia.tasks.kernels.difference import block_medians
+from promptdia.tasks.model.arrays import Bools, Floats, Image, Ints
 from promptdia.tasks.model.psf import Psf
+from promptdia.tasks.parallel import over_strips
 
+SAMPLED_ROWS = 150
+"""At most, for the noise of pixels."""
 POSITIONS = 60
 """Matched-filter noise is sampled on a grid of this many positions along each axis,"""
 CORE_HALF_PX = 8
 """with stamps of at most this half width."""
+LEAST_GOOD = 0.05
+"""Of a block's pixels, for a level of its own."""
 
 
-def residual_sky(image: Image, good: Bools, block_px: int) -> Image:
-    """(ny, nx) smooth background: medians of good pixels (every second row) of blocks."""
-    ny, nx = image.shape
-    by, bx = (max(1, round(n / block_px)) for n in (ny, nx))
-    rows, columns = np.linspace(0, ny, by + 1).astype(int), np.linspace(0, nx, bx + 1).astype(int)
-    mesh = np.full((by, bx), np.nan, np.float32)
-    for j in range(by):
-        for i in range(bx):
-            box = slice(rows[j], rows[j + 1], 2), slice(columns[i], columns[i + 1])
-            values = image[box][good[box]]
-            if values.size > 0.05 * good[box].size:
-                mesh[j, i] = np.median(values)
-    if np.isnan(mesh).all():
-        return np.zeros(image.shape, np.float32)
-    mesh[np.isnan(mesh)] = np.nanmedian(mesh)
-    sky: Image = _linear(ny, rows) @ mesh @ _linear(nx, columns).T
-    return sky
+@dataclass(frozen=True, slots=True, eq=False)
+class SkyMesh:
+    """Levels at the middles of blocks, bilinear between them."""
+
+    levels: Image
+    """(ny_blocks, nx_blocks)."""
+    row_weights: Image
+    column_weights: Image
+    """(ny, ny_blocks) and (nx, nx_blocks) of the levels on each row and column."""
+
+    def on_rows(self, rows: slice) -> Image:
+        """The sky on rows of the image."""
+        sky: Image = self.row_weights[rows] @ (self.levels @ self.column_weights.T)
+        return sky
+
+
+def residual_sky(image: Image, good: Bools, block_px: int) -> SkyMesh:
+    """Smooth background: medians of good pixels (every second row) of blocks."""
+    rows, columns = (np.linspace(0, n, max(1, round(n / block_px)) + 1).astype(int)
+                     for n in image.shape)  # fmt: skip
+    mesh = np.empty((rows.size - 1, columns.size - 1), np.float32)
+    over_strips(
+        lambda a, b: block_medians(image, good, rows, columns, LEAST_GOOD, a, b, mesh),
+        mesh.shape[0],
+        rows_per_strip=1,
+    )
+    unknown = np.isnan(mesh)
+    mesh[unknown] = 0.0 if unknown.all() else np.nanmedian(mesh)
+    return SkyMesh(mesh, _linear(rows), _linear(columns))
 
 
 def robust_sigma(values: Floats | Image) -> float:
@@ -43,7 +63,7 @@ def pixel_noise(image: Image, variance: Image, good: Bools) -> tuple[float, floa
 
     The correlation is the mean over both axes for pixels within 3 sigma.
     """
-    rows = np.arange(0, image.shape[0] - 1, 1 + image.shape[0] // 250)
+    rows = np.arange(0, image.shape[0] - 1, 1 + image.shape[0] // SAMPLED_ROWS)
     pairs = []
     for shift in (0, 1):
         z = np.where(good[rows + shift], image[rows + shift], np.nan) / np.sqrt(
@@ -89,9 +109,9 @@ def _correlation(a: Floats, b: Floats, sigma: float) -> float:
     return float(np.mean(first * second) / np.sqrt(np.mean(first**2) * np.mean(second**2)))
 
 
-def _linear(n: int, edges: np.ndarray) -> Image:
+def _linear(edges: Ints) -> Image:
     """(n, len(edges) - 1) weights of linear interpolation between the blocks' centres."""
     centres = (edges[:-1] + edges[1:] - 1) / 2.0
     return np.stack(
-        [np.interp(np.arange(n), centres, row) for row in np.eye(centres.size)], axis=1
+        [np.interp(np.arange(edges[-1]), centres, row) for row in np.eye(centres.size)], axis=1
     ).astype(np.float32)

@@ -51,13 +51,13 @@ def fit_dipole_candidates(
     static_weight: float,
     max_move: float,
 ) -> DipoleFit:
-    """Fit difference, science and matched template together, with real weights.
+    """Fit difference, science and matched template together, with real weights and errors.
 
     ``stamps`` is (3, n, size, size), the PSF of each image at each candidate, ``own``
     (n,) the candidates' numbers in the claims, ``start`` (n, 4): x+, y+, x-, y-. Science
     and template decide how bright the lobes are where they overlap; they count
-    ``static_weight`` times as much as the difference. Fits in which a lobe moves more
-    than ``max_move`` pixels fail.
+    ``static_weight`` times as much as the difference, whose noise is theirs: the errors
+    count no pixel twice. Fits in which a lobe moves more than ``max_move`` pixels fail.
     """
     zero = 0 * start[:, 0]
     begin = np.column_stack([zero, start[:, :2], zero, start[:, 2:]])

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from promptdia.apdb.schema.table import Column, TableSchema
+from promptdia.tasks.kernels.footprints import connect, paint_disks, pixels_over
 from promptdia.tasks.model.arrays import Bools, Catalog, Floats, Image, Ints
 
 POSITIVE, NEGATIVE = 1, 2
@@ -64,8 +64,7 @@ class _Significant(NamedTuple):
 
 def significant_pixels(snr: Image, threshold: float) -> tuple[Ints, Ints]:
     """(y, x) of the pixels with |S/N| at or over the threshold."""
-    flat = np.flatnonzero((snr >= threshold) | (snr <= -threshold))
-    y, x = np.divmod(flat, snr.shape[1])
+    y, x = np.divmod(pixels_over(snr, threshold), snr.shape[1])
     return y, x
 
 
@@ -82,11 +81,13 @@ def find_footprints(
     y, x = significant_pixels(snr, threshold)
     found = _Significant(y, x, snr[y, x].astype(float), _extremal(snr, y, x))
     grown = _grown(snr.shape, found, grow_px)
-    labels, n = ndimage.label(grown, np.ones((3, 3)))
-    pixels = np.flatnonzero(labels)
+    pixels = np.flatnonzero(grown.view(np.bool_))
+    labels = np.zeros(snr.shape, np.int32)
+    labels.ravel()[pixels] = -1
+    n = connect(pixels, snr.shape[1], labels)
     pixels = pixels[np.argsort(labels.ravel()[pixels], kind="stable")]
-    owner = labels.ravel()[pixels] - 1
-    own = labels[y, x] - 1
+    owner = labels.ravel()[pixels].astype(np.int64) - 1
+    own = labels[y, x].astype(np.int64) - 1
     n = _split(snr, found, own, pixels, owner, n, min_distance_px)
     order = np.argsort(owner, kind="stable")
     pixels, starts = pixels[order], np.searchsorted(owner[order], np.arange(n))
@@ -100,26 +101,22 @@ def find_footprints(
 
 
 def _grown(shape: tuple[int, ...], found: _Significant, radius: int) -> NDArray[np.uint8]:
-    padded = np.zeros((shape[0] + 2 * radius, shape[1] + 2 * radius), np.uint8)
-    around = np.arange(-radius, radius + 1)
-    for bit, chosen in ((POSITIVE, found.value > 0), (NEGATIVE, found.value < 0)):
-        y, x = found.y[chosen] + radius, found.x[chosen] + radius
-        for dy in around:
-            for dx in around:
-                if dx**2 + dy**2 <= radius**2:
-                    padded[y + dy, x + dx] |= bit
-    return np.ascontiguousarray(padded[radius : radius + shape[0], radius : radius + shape[1]])
+    grown = np.zeros(shape, np.uint8)
+    bits = np.where(found.value > 0, POSITIVE, NEGATIVE).astype(np.uint8)
+    paint_disks(found.y, found.x, bits, radius, grown)
+    return grown
 
 
 def _extremal(snr: Image, y: Ints, x: Ints) -> Bools:
-    padded = np.pad(snr, 1)
     own = snr[y, x]
     sign = np.sign(own)
     top = np.ones(y.size, bool)
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
-            if (dy, dx) != (0, 0):
-                top &= sign * padded[y + 1 + dy, x + 1 + dx] <= np.abs(own)
+            py, px = y + dy, x + dx
+            inside = (py >= 0) & (py < snr.shape[0]) & (px >= 0) & (px < snr.shape[1])
+            beside = snr[np.where(inside, py, y), np.where(inside, px, x)]
+            top &= sign * beside <= np.abs(own)
     return top
 
 

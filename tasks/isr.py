@@ -12,8 +12,17 @@ from promptdia.tasks.model.calibrations import Calibrations, MasterFrame
 from promptdia.tasks.model.exposure import Exposure, RawFrame
 from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.parallel import over_strips
-from promptdia.tasks.readout import OverscanMode, Readout, ReadoutSteps, WrongShape, read_out
+from promptdia.tasks.readout import (
+    OverscanMode,
+    Readout,
+    ReadoutSteps,
+    WrongShape,
+    overscan_mode,
+    read_out,
+)
 
+FLAT_STRIDE = 8
+"""Every 8th pixel along each axis tells the level of a flat."""
 UNUSABLE = MaskPlane.BAD | MaskPlane.SAT | MaskPlane.NO_DATA
 
 
@@ -118,6 +127,8 @@ class RemoveSignature:
         masters = {kind: master for kind, use, master in wanted if use and master is not None}
         for kind, master in masters.items():
             _require_match(kind, master, raw)
+        if "bias" in masters:
+            _require_level(masters["bias"], overscan_mode(raw.detector, self.config.overscan))
         return masters
 
     def _notes(
@@ -129,9 +140,8 @@ class RemoveSignature:
         flagged: Mask,
     ) -> dict[str, str | float | int | bool]:
         amplifiers = raw.detector.amplifiers
-        has_overscan = any(a.overscan is not None for a in amplifiers)
         return {
-            "ISROVSC": self.config.overscan if has_overscan else "none",
+            "ISROVSC": overscan_mode(raw.detector, self.config.overscan),
             "ISROLEV": readout.overscan_adu,
             "ISRXTALK": self.config.crosstalk and bool(raw.detector.crosstalk),
             "ISRLIN": self.config.linearity and any(a.linearity for a in amplifiers),
@@ -178,6 +188,23 @@ def _require_match(kind: str, master: MasterFrame, raw: RawFrame) -> None:
             f"master flat is in band {master.band}, the frame in {raw.visit.band}"
         )
     _require_shape(f"master {kind}", master.image.shape, raw)
+    _require_shape(f"variance of the master {kind}", master.variance.shape, raw)
+    if kind == "flat":
+        level = float(np.nanmedian(master.image[::FLAT_STRIDE, ::FLAT_STRIDE]))
+        # all zero is a dead detector and has its own sentence
+        if level and not 0.2 < level < 5.0:
+            raise WrongCalibration(
+                f"master flat has median {level:.3g}, must be divided by its mean"
+            )
+
+
+def _require_level(bias: MasterFrame, mode: str) -> None:
+    """A bias from which the level is taken does not go with a frame from which it is not."""
+    if bias.overscan and (bias.overscan == "none") != (mode == "none"):
+        raise WrongCalibration(
+            f"master bias was made with overscan {bias.overscan}, the frame is read with {mode}; "
+            "run promptdia calib again"
+        )
 
 
 def _require_shape(what: str, shape: tuple[int, ...], raw: RawFrame) -> None:

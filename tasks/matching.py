@@ -11,7 +11,7 @@ from promptdia.tasks.kernels.star_pairs import pair_votes
 from promptdia.tasks.model.arrays import Floats, Ints
 from promptdia.tasks.wcs_fit import PixelMap, n_terms, solve_map
 
-MAX_VOTES = 400_000
+MAX_VOTES = 200_000
 """Room for pair hypotheses; those of the brightest stars come first."""
 HYPOTHESES = 40
 """How many of the fullest cells of the search space are tried."""
@@ -21,6 +21,9 @@ SIMILARITY_BELOW = 6
 """Fewer stars than this are fitted by a similarity, more by an affine map or a quadratic."""
 BEND_PX = 10.0
 """Size expected of a quadratic distortion that the first guess lacks."""
+PROMISING = 1e-3
+"""Chance of its coincidences from which a hypothesis is looked into. Those with most votes have
+more than the average: at 0.1 more than half of the wrong ones would pass."""
 ENOUGH = 0.3
 """The search goes on until this part of the shorter list is matched."""
 CONFIRMING = 400
@@ -169,12 +172,12 @@ def _completed(
 
 
 def _promising(moved: Floats, tree_b: cKDTree, shape: tuple[int, int], search: Search) -> bool:
-    """Whether a hypothesis brings more stars together than one in ten unrelated ones would."""
+    """Whether a hypothesis brings more stars together than nearly all unrelated ones would."""
     radius = _first_radius(tree_b, shape, search)
     together = nearest_pairs(moved, tree_b, radius)[0].size
     inside = ((moved > -0.5) & (moved < [shape[1] - 0.5, shape[0] - 0.5])).all(axis=1).sum()
     share = -np.expm1(-tree_b.n * np.pi * radius**2 / (shape[0] * shape[1]))
-    return bool(together >= 3 and poisson.sf(together - 1, inside * share) < 0.1)
+    return bool(together >= 3 and poisson.sf(together - 1, inside * share) < PROMISING)
 
 
 def _first_radius(tree_b: cKDTree, shape: tuple[int, int], search: Search) -> float:

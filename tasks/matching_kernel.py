@@ -1,19 +1,23 @@
 """The kernel that makes one image look like another (Alard & Lupton 1998, Alard 2000)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import linalg
 
+from promptdia.tasks.convolve import VaryingFilter
 from promptdia.tasks.errors import TaskError, TooFewStars
 from promptdia.tasks.kernel_basis import KernelBasis
 from promptdia.tasks.kernel_stamps import Stamps
 from promptdia.tasks.model.arrays import Bools, Floats, Image
 from promptdia.tasks.model.psf import polynomial_terms, scaled
+from promptdia.tasks.parallel import over_strips
 
 MAX_ORDER = 2
 MIN_STARS = 3
-BATCH = 64
+BATCH = 16
+"""Stars at a time, one thread each."""
 MAX_NOISE_SHARE = 0.5
 """Of a mode of the kernel equations, up to which the dilution by noise is undone."""
 
@@ -26,8 +30,13 @@ class KernelFitFailed(TaskError):
 class KernelConfig:
     """How the matching kernel is fitted."""
 
+    basis: Literal["gauss-hermite", "delta"] = "gauss-hermite"
+    """What the kernel is made of; delta has one coefficient per pixel, smoothed by the prior."""
+    delta_half_width: int = 5
+    """Of a delta kernel, pixels beyond the misregistration."""
     shape_order: int = 2
-    """Chebyshev order over the detector of the kernel's shape, given enough stars."""
+    """Chebyshev order over the detector of the kernel's shape, given enough stars; at most 1
+    for a delta basis."""
     sum_order: int = 1
     """The same for its sum, the flux ratio."""
     background_order: int = 2
@@ -65,24 +74,52 @@ class MatchingKernel:
 
     def at(self, x: Floats, y: Floats) -> Floats:
         """(n, size, size) kernels."""
-        n, size, _ = self.basis.images.shape
-        terms = _terms(x, y, self.shape)
-        flat = terms @ self.coefficients.T @ self.basis.images.reshape(n, -1)
-        kernels: Floats = flat.reshape(-1, size, size)
+        kernels: Floats = np.tensordot(self._terms(x, y), self._images(), axes=1)
         return kernels
+
+    def in_the_middle(self) -> Floats:
+        """(size, size) the kernel at the middle of the detector."""
+        ny, nx = self.shape
+        kernel: Floats = self.at(np.array([nx / 2]), np.array([ny / 2]))[0]
+        return kernel
+
+    def filter(self) -> VaryingFilter:
+        """The kernel as a filter."""
+        return VaryingFilter(self._images(), self._terms)
+
+    def filter_of_unit_sum(self) -> VaryingFilter:
+        """The kernel divided by its sum, everywhere."""
+        return VaryingFilter(
+            self._images(), lambda x, y: self._terms(x, y) / self.sum_at(x, y)[:, None]
+        )
 
     def sum_at(self, x: Floats, y: Floats) -> Floats:
         """(n,) flux in the target's scale of a unit flux in the convolved image."""
-        sums: Floats = _terms(x, y, self.shape) @ self.coefficients[0]
+        sums: Floats = self._terms(x, y) @ self.coefficients[0]
         return sums
 
-    def sum_plane(self) -> Image:
-        """(ny, nx) the kernel's sum."""
-        return _plane(self.coefficients[0], self.shape)
+    def sum_rows(self, rows: slice) -> Image:
+        """The kernel's sum on rows of the image."""
+        return _plane(self.coefficients[0], self.shape, rows)
 
-    def background_plane(self) -> Image:
-        """(ny, nx) target minus convolved image on empty sky."""
-        return _plane(self.background, self.shape)
+    @property
+    def mean_sum(self) -> float:
+        """Of the kernel's sum over the detector."""
+        ny, nx = self.shape
+        u, v = (_chebyshev(n).mean(axis=0) for n in (nx, ny))
+        return float(v @ _square(self.coefficients[0]) @ u)
+
+    def background_rows(self, rows: slice) -> Image:
+        """Target minus convolved image on empty sky, on rows of the image."""
+        return _plane(self.background, self.shape, rows)
+
+    def _terms(self, x: Floats, y: Floats) -> Floats:
+        return _terms(x, y, self.shape)
+
+    def _images(self) -> Floats:
+        """(n_terms, size, size)."""
+        images: Floats = np.tensordot(self.coefficients.T, self.basis.images, axes=1)
+        return images
 
 
 def fit_matching_kernel(
@@ -100,7 +137,7 @@ def fit_matching_kernel(
     used = np.ones(stamps.count, bool)
     for _ in range(config.clip_rounds + 1):
         active = _active_terms(int(used.sum()), basis.scale.size, config)
-        solution = _solve(normal, terms, used, active, config)
+        solution = _solve(normal, basis.penalty, terms, used, active, config)
         chi2 = normal.chi2(terms @ solution.T)
         kept = used & (chi2 <= _chi2_limit(chi2[used], config.clip_mad))
         if kept.sum() < MIN_STARS:
@@ -162,8 +199,9 @@ def _normal_equations(stamps: Stamps, basis: KernelBasis, profile_error: float) 
     flat = basis.images.reshape(k - 1, -1)
     gram = np.zeros((k, k))
     gram[:-1, :-1] = flat @ flat.T
-    for first in range(0, n, BATCH):
-        s = slice(first, first + BATCH)
+
+    def batch(first: int, end: int) -> None:
+        s = slice(first, end)
         convolved = basis.convolve_stamps(stamps.input[s])
         count = convolved.shape[0]
         design = np.ones((count, k, size * size))
@@ -173,15 +211,17 @@ def _normal_equations(stamps: Stamps, basis: KernelBasis, profile_error: float) 
         noise = _smooth_variance(stamps.variance[s], profile)
         model = noise + gram[0, 0] * source + (profile_error * convolved[:, 0]) ** 2
         weight = np.where(stamps.usable[s], 1.0 / model, 0.0)
-        flat_weight = weight.reshape(count, -1)
-        target = stamps.target[s].reshape(count, -1)
-        weighted = design * flat_weight[:, None, :]
-        np.matmul(weighted, design.swapaxes(1, 2), out=matrix[s])
-        vector[s] = (weighted @ target[:, :, None])[:, :, 0]
-        square[s] = (flat_weight * target**2).sum(axis=1)
-        pixels[s] = (flat_weight > 0).sum(axis=1)
+        root = np.sqrt(weight).reshape(count, -1)
+        design *= root[:, None, :]
+        target = root * stamps.target[s].reshape(count, -1)
+        np.matmul(design, design.swapaxes(1, 2), out=matrix[s])
+        vector[s] = (design @ target[:, :, None])[:, :, 0]
+        square[s] = (target**2).sum(axis=1)
+        pixels[s] = (root > 0).sum(axis=1)
         target_noise[s] = (weight * noise).sum(axis=(1, 2))
         input_noise[s] = (weight * source).sum(axis=(1, 2))
+
+    over_strips(batch, n, rows_per_strip=BATCH)
     return _Normal(matrix, vector, square, pixels, target_noise, input_noise, gram)
 
 
@@ -198,26 +238,32 @@ def _smooth_variance(variance: Floats, profile: Floats) -> Floats:
     return smooth
 
 
-def _quarter(stamps: Floats) -> Floats:
+def _quarter(stamps: Floats | Image) -> Floats:
     """(n, 1, 1) lower quartile of the known pixels of each stamp."""
     ordered = np.sort(stamps.reshape(stamps.shape[0], -1), axis=1)
     known = np.isfinite(ordered).sum(axis=1)
     quarter = np.take_along_axis(ordered, np.maximum(known - 1, 0)[:, None] // 4, axis=1)
-    return quarter[:, :, None]
+    return np.asarray(quarter[:, :, None], float)
 
 
 def _active_terms(n_stars: int, n_basis: int, config: KernelConfig) -> Bools:
     """(n_basis + 1, n_terms) True for the coefficients that are fitted; background last."""
     allowed = sum(n_stars >= needed for needed in config.stars_per_order)
     degree = np.array([i + j for j in range(MAX_ORDER + 1) for i in range(MAX_ORDER + 1 - j)])
-    order = np.full(n_basis + 1, min(config.shape_order, allowed))
+    highest = min(config.shape_order, 1) if config.basis == "delta" else config.shape_order
+    order = np.full(n_basis + 1, min(highest, allowed))
     order[0], order[-1] = min(config.sum_order, allowed), min(config.background_order, allowed)
     active: Bools = degree[None, :] <= order[:, None]
     return active
 
 
 def _solve(
-    normal: _Normal, terms: Floats, used: Bools, active: Bools, config: KernelConfig
+    normal: _Normal,
+    penalty: Floats,
+    terms: Floats,
+    used: Bools,
+    active: Bools,
+    config: KernelConfig,
 ) -> Floats:
     """(n_basis + 1, n_terms) coefficients that minimise chi2 plus the prior.
 
@@ -225,12 +271,12 @@ def _solve(
     (regression dilution); its expectation is taken off, mode by mode.
     """
     full, noise, vector = normal.summed(terms, used)
-    prior = np.zeros(active.shape)
-    prior[1:-1, 0] = config.prior_sigma**-2
-    prior[1:-1, 1:] = config.prior_sigma_varying**-2
+    by_term = np.full(active.shape[1], config.prior_sigma_varying**-2)
+    by_term[0] = config.prior_sigma**-2
+    prior = np.kron(np.pad(penalty, (0, 1)), np.diag(by_term))
     index = np.flatnonzero(active.ravel())
     square = np.ix_(index, index)
-    matrix = full[square] + np.diag(prior.ravel()[index])
+    matrix = full[square] + prior[square]
     if not np.isfinite(matrix).all():
         raise KernelFitFailed("kernel equations are not finite: bad pixels in the kernel stars")
     try:
@@ -285,14 +331,23 @@ def _terms(x: Floats, y: Floats, shape: tuple[int, int]) -> Floats:
     )
 
 
-def _plane(coefficients: Floats, shape: tuple[int, int]) -> Image:
-    """A Chebyshev polynomial on every pixel."""
+def _plane(coefficients: Floats, shape: tuple[int, int], rows: slice) -> Image:
+    """Rows of a Chebyshev polynomial on every pixel."""
+    u, v = (_chebyshev(n) for n in shape[::-1])
+    along_y: Image = (v[rows] @ _square(coefficients)).astype(np.float32)
+    plane: Image = along_y @ u.T.astype(np.float32)
+    return plane
+
+
+def _chebyshev(n: int) -> Floats:
+    """(n, MAX_ORDER + 1) polynomials on a row of pixels."""
+    return np.asarray(np.polynomial.chebyshev.chebvander(np.linspace(-1, 1, n), MAX_ORDER), float)
+
+
+def _square(coefficients: Floats) -> Floats:
+    """(order of v, order of u) from the order of ``polynomial_terms``."""
     square = np.zeros((MAX_ORDER + 1, MAX_ORDER + 1))
     pairs = [(j, i) for j in range(MAX_ORDER + 1) for i in range(MAX_ORDER + 1 - j)]
     for (j, i), c in zip(pairs, coefficients):
         square[j, i] = c
-    u, v = (
-        np.polynomial.chebyshev.chebvander(np.linspace(-1, 1, n), MAX_ORDER) for n in shape[::-1]
-    )
-    plane: Image = (v @ square).astype(np.float32) @ u.T.astype(np.float32)
-    return plane
+    return square

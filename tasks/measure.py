@@ -247,7 +247,8 @@ def _fill_shapes(
 def _log_likelihood(flux: PsfFlux, scene: Scene, x: Floats, y: Floats) -> Floats:
     """Of the PSF fit, with Gaussian noise: -(chi2 + sum of ln(2 pi variance)) / 2."""
     _, variance, claims = scene.planes[DIFFERENCE]
-    py, px, inside = _around(variance.shape, x, y, int(np.ceil(scene.radius)))
+    half = min(int(np.ceil(scene.radius)), scene.psfs[DIFFERENCE].size // 2)
+    py, px, inside = _around(variance.shape, x, y, half)
     distance2 = (px - x[:, None, None]) ** 2 + (py - y[:, None, None]) ** 2
     used = inside & (claims[py, px] >= 0) & (distance2 <= scene.radius**2)
     logs = np.log(2 * np.pi * np.where(used, variance[py, px], 1 / (2 * np.pi)))

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from promptdia.tasks.kernels.footprints import cut_squares
 from promptdia.tasks.kernels.moments import COLUMNS, measure_moments
 from promptdia.tasks.model.arrays import Bools, Floats, Image, Ints, Mask
 from promptdia.tasks.model.psf import Psf
@@ -42,42 +43,30 @@ def adaptive_moments(
     that fail.
     """
     half = int(np.ceil(4.0 * MAX_WIDTH * sigma)) + 8
+    size = 2 * half + 1
     columns, rows = (np.rint(v).astype(np.int64) for v in (x, y))
-    around = np.arange(-half, half + 1)
-    py = rows[:, None, None] + around[:, None]
-    px = columns[:, None, None] + around
-    inside = (py >= 0) & (py < image.shape[0]) & (px >= 0) & (px < image.shape[1])
-    py, px = np.clip(py, 0, image.shape[0] - 1), np.clip(px, 0, image.shape[1] - 1)
-    claim = claims[py, px]
-    blocked = ~inside | ((claim != 0) & (claim != own[:, None, None]))
-    stamps = np.where(blocked, 0.0, image[py, px] * np.sign(sign)[:, None, None])
+    stamps = np.empty((x.size * size, size), np.float32)
+    blocked = np.empty(stamps.shape, bool)
+    cut_squares(image, claims, own, np.sign(sign), columns - half, rows - half, stamps, blocked)
     found = _measured(stamps, blocked, x - columns, y - rows, sigma)
     return found._replace(x=found.x + columns, y=found.y + rows)
 
 
 def psf_moments(psf: Psf, x: Floats, y: Floats, sigma: float) -> Moments:
     """Moments of the PSF at (x, y) by the same iteration; its centre is relative to (x, y)."""
-    stamps = psf.stamps(x, y)
-    zero = np.zeros(stamps.shape[0])
+    stamps = psf.stamps(x, y).reshape(-1, psf.size).astype(np.float32)
+    zero = np.zeros(stamps.shape[0] // psf.size)
     return _measured(stamps, np.zeros(stamps.shape, bool), zero, zero, sigma)
 
 
-def _measured(stamps: Floats, blocked: Bools, dx: Floats, dy: Floats, sigma: float) -> Moments:
-    """Moments of stamps (n, size, size) from (dx, dy) off their middle; x, y likewise."""
-    n, size = stamps.shape[:2]
-    # one below the other, so that one call of the kernel does them all
-    tall = np.ascontiguousarray(stamps.reshape(n * size, size), np.float32)
-    middles = np.arange(n) * size + size // 2
-    out = np.empty((n, COLUMNS))
+def _measured(stamps: Image, blocked: Bools, dx: Floats, dy: Floats, sigma: float) -> Moments:
+    """Moments of n stamps, one below the other, from (dx, dy) off their middle; x, y likewise."""
+    size = stamps.shape[1]
+    middles = np.arange(dx.size) * size + size // 2
+    out = np.empty((dx.size, COLUMNS))
+    ones = np.ones_like(stamps)
     measure_moments(
-        tall,
-        np.ones_like(tall),
-        np.ascontiguousarray(blocked.reshape(n * size, size)),
-        dx + size // 2,
-        dy + middles,
-        sigma,
-        MAX_WIDTH * sigma,
-        out,
+        stamps, ones, blocked, dx + size // 2, dy + middles, sigma, MAX_WIDTH * sigma, out
     )
     good = (out[:, 7] > 0) & (out[:, 4] > 0) & (out[:, 5] > 0)
     x = np.where(good, out[:, 0] - size // 2, dx)

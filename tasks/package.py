@@ -226,10 +226,11 @@ def _corner(x: float, y: float, side: int) -> tuple[int, int]:
 
 
 def _stamps(exposure: Exposure, x: Floats, y: Floats) -> Iterator[Floats]:
-    """The PSF at each position; a few at a time, because what makes them fits the cache then."""
+    """The PSF, of unit sum, at each position; few at a time: what makes them fits the cache."""
     psf = exposure.require_psf()
     for i in range(0, x.size, _STAMPS_AT_ONCE):
-        yield from psf.stamps(x[i : i + _STAMPS_AT_ONCE], y[i : i + _STAMPS_AT_ONCE])
+        stamps = psf.stamps(x[i : i + _STAMPS_AT_ONCE], y[i : i + _STAMPS_AT_ONCE])
+        yield from stamps / stamps.sum(axis=(1, 2), keepdims=True)
 
 
 def _cut(exposure: Exposure, frame: CutoutFrame, side: int, psf: Floats) -> Cutout:

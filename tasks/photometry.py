@@ -4,13 +4,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import chi2
 
 from promptdia.tasks.astrometry import Astrometry
 from promptdia.tasks.errors import TaskError, TooFewStars
 from promptdia.tasks.model.arrays import Bools, Catalog, Floats
 from promptdia.tasks.model.photo_calib import AB_ZERO_NJY, PhotoCalib
+from promptdia.tasks.model.psf import polynomial_terms, scaled
 
 MAG_PER_LN = 2.5 / np.log(10.0)
+MAD_TO_SIGMA = 1.4826
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +34,27 @@ class PhotometryConfig:
     """Wider sources are no stars."""
     min_stars: int = 3
     """Fewer end the task."""
-    floor_mag: float = 0.01
-    """Error of any star, added to the statistical one: flat field and catalogue."""
+    floor_mag: float = 0.003
+    """Least error of any star beyond the statistical one; more where the stars scatter more."""
     clip_sigma: float = 3.0
     wanted_isolated: int = 15
     """With fewer isolated stars, blended ones count too."""
     colour_terms: dict[str, ColourTerm] = field(default_factory=dict)
     """By band; stars without the colour do not count then."""
+    max_order: int = 2
+    """Of the polynomial by which PSF fluxes may differ from the catalogue over the field."""
+    chance: float = 1e-4
+    """How likely noise may feign that difference, at most, for it to be taken out."""
+    stars_per_term: int = 10
 
 
 class Photometry(NamedTuple):
     """The zero point and the stars it rests on."""
 
     photo_calib: PhotoCalib
+    excess: Floats
+    """(n_terms,) relative, of the PSF fluxes over the field, by ``polynomial_terms``: to be taken
+    out of them. The constant is 0; one term where nothing varies."""
     used: Bools
     """(n_sources,)."""
     scatter_mag: float
@@ -56,12 +67,21 @@ class Photometry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SolvePhotometry:
-    """One zero point for the detector: the PSF flux of a star is its catalogue flux."""
+    """One zero point for the detector: the PSF flux of a star is its catalogue flux.
+
+    Where the stars show beyond doubt that the two differ with the position, the PSF fluxes are
+    to be corrected by a polynomial.
+    """
 
     config: PhotometryConfig
 
     def run(
-        self, sources: Catalog, references: Catalog, matches: Astrometry, band: str
+        self,
+        sources: Catalog,
+        references: Catalog,
+        matches: Astrometry,
+        band: str,
+        shape: tuple[int, int],
     ) -> Photometry:
         """The calibration of counts to nJy; raises TooFewStars or TaskError."""
         source, reference = matches.source_index, matches.reference_index
@@ -79,14 +99,17 @@ class SolvePhotometry:
             catalogue[f"{band}_fluxErr"][rows] / catalogue[f"{band}_flux"][rows]
         )
         error = MAG_PER_LN * np.hypot(stars["psfFluxErr"][rows] / counts, relative)
-        zero, kept = self._clipped_mean(offset, np.hypot(error, self.config.floor_mag))
-        scatter = 1.4826 * float(np.median(np.abs(offset[kept] - zero)))
-        error_mag = max(scatter, self.config.floor_mag) / np.sqrt(kept.sum())
+        x, y = sources["x"][source[rows]], sources["y"][source[rows]]
+        u, v = (scaled(c, (0.0, n - 1.0)) for c, n in zip((x, y), reversed(shape)))
+        fit = self._fit(offset, error, u, v)
+        left = offset - fit.model
+        scatter = MAD_TO_SIGMA * float(np.median(np.abs(left[fit.kept])))
         residual = np.full(sources.size, np.nan)
-        residual[source[rows[kept]]] = offset[kept] - zero
-        scale = 10 ** (-0.4 * zero)
-        calib = PhotoCalib(float(scale), float(scale * error_mag / MAG_PER_LN))
-        return Photometry(calib, np.isfinite(residual), scatter, float(error_mag), residual)
+        residual[source[rows[fit.kept]]] = left[fit.kept]
+        scale = 10 ** (-0.4 * fit.terms[0])
+        calib = PhotoCalib(float(scale), float(scale * fit.error / MAG_PER_LN))
+        excess = np.append(0.0, fit.terms[1:] / MAG_PER_LN)
+        return Photometry(calib, excess, np.isfinite(residual), scatter, fit.error, residual)
 
     def _in_camera_band(self, catalogue: Catalog, band: str) -> Floats:
         """(n,) catalogue fluxes as the camera's filter would see them; nan where unknown."""
@@ -113,21 +136,57 @@ class SolvePhotometry:
         isolated = np.flatnonzero(good & ~stars["flag_blended"])
         return isolated if isolated.size >= self.config.wanted_isolated else np.flatnonzero(good)
 
-    def _clipped_mean(self, offset: Floats, error: Floats) -> tuple[float, Bools]:
-        """Weighted mean of what lies within the clip about it, started from the median."""
-        zero, kept = float(np.median(offset)), np.ones(offset.size, bool)
+    def _fit(self, offset: Floats, error: Floats, u: Floats, v: Floats) -> "_Fit":
+        """The polynomial of the lowest order that those of higher order do not clearly beat."""
+        best = self._fit_order(offset, error, polynomial_terms(u, v, 0))
+        for order in range(1, self.config.max_order + 1):
+            other = self._fit_order(offset, error, polynomial_terms(u, v, order))
+            n, more = other.terms.size, other.terms.size - best.terms.size
+            clip = self.config.clip_sigma
+            chi2s = [
+                (np.clip((offset - f.model) / best.sigma, -clip, clip) ** 2).sum()
+                for f in (best, other)
+            ]
+            clear = chi2s[0] - chi2s[1] > chi2.isf(self.config.chance, more)
+            if clear and offset.size >= self.config.stars_per_term * n:
+                best = other
+        return best
+
+    def _fit_order(self, offset: Floats, error: Floats, design: Floats) -> "_Fit":
+        """Weighted least squares over what lies within the clip, started from the median.
+
+        What the stars scatter beyond their errors is added to the error of each, so that the
+        brightest count for as much as they are worth.
+        """
+        config = self.config
+        kept = np.ones(offset.size, bool)
+        terms = np.append(np.median(offset), np.zeros(design.shape[1] - 1))
+        off = offset - terms[0]
+        extra = max(MAD_TO_SIGMA * float(np.median(np.abs(off))), config.floor_mag) ** 2
         for _ in range(20):
-            scatter = 1.4826 * float(np.median(np.abs(offset[kept] - zero)))
-            sigma = np.maximum(error, scatter)
-            fresh = np.abs(offset - zero) <= self.config.clip_sigma * sigma
-            if fresh.sum() < self.config.min_stars:
-                break
-            weights = fresh / (error**2 + scatter**2)
-            zero = float((weights * offset).sum() / weights.sum())
-            if np.array_equal(fresh, kept):
-                break
-            kept = fresh
-        return zero, kept
+            sigma = np.sqrt(error**2 + extra)
+            fresh = np.abs(offset - design @ terms) <= config.clip_sigma * sigma
+            if fresh.sum() >= max(config.min_stars, design.shape[1]):
+                kept = fresh
+            weighted = design * (kept / sigma**2)[:, None]
+            covariance = np.linalg.pinv(weighted.T @ design)
+            terms = covariance @ (weighted.T @ offset)
+            pull = ((offset - design @ terms) / sigma)[kept]
+            width = MAD_TO_SIGMA * float(np.median(np.abs(pull)))
+            excess = float(np.median(sigma[kept])) ** 2 * (width**2 - 1.0)
+            extra = max(extra + excess, config.floor_mag**2)
+        return _Fit(terms, float(np.sqrt(covariance[0, 0])), design @ terms, sigma, kept)
+
+
+class _Fit(NamedTuple):
+    terms: Floats
+    error: float
+    """Of the first term."""
+    model: Floats
+    """(n,) at the stars."""
+    sigma: Floats
+    """(n,) error of the stars, their scatter included."""
+    kept: Bools
 
 
 def zero_point_calib(zero_point: float) -> PhotoCalib:

@@ -11,7 +11,6 @@ from promptdia.tasks.model.exposure import Exposure
 from promptdia.tasks.model.psf import (
     FWHM_PER_SIGMA,
     PolynomialPsf,
-    Psf,
     effective_area,
     gaussian_stamp,
 )
@@ -49,7 +48,8 @@ class PsfConfig:
 class PsfFit(NamedTuple):
     """The PSF, the sources it was fitted on, and how good it is."""
 
-    psf: Psf
+    psf: PolynomialPsf
+    """Of unit sum."""
     used: Bools
     """(n_sources,)."""
     quality: dict[str, float]

@@ -9,7 +9,7 @@ from promptdia.tasks.model.arrays import Bools, Floats, Image, Ints
 from promptdia.tasks.model.psf import Psf
 from promptdia.tasks.parallel import over_strips
 
-POSITIONS_PER_BATCH = 512
+POSITIONS_PER_BATCH = 128
 """How many stamps are held in memory at once by each thread."""
 
 OFF_IMAGE = -1e6

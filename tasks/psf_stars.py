@@ -89,14 +89,19 @@ def cut_stamps(exposure: Exposure, sources: Catalog, rows: Ints, size: int) -> S
 
 def neighbours(stamps: StarStamps, sources: Catalog, size: int) -> tuple[Ints, Floats, Floats]:
     """(star, x, y) of every other source inside a stamp; the position from its centre."""
+    star, other = near_pairs(stamps, sources, size / 2 + 2.0)
+    return star, sources["x"][other] - stamps.x[star], sources["y"][other] - stamps.y[star]
+
+
+def near_pairs(stamps: StarStamps, sources: Catalog, reach: float) -> tuple[Ints, Ints]:
+    """(star, row) of every other source within ``reach`` of a stamp's centre along both axes."""
     tree = cKDTree(np.stack([sources["x"], sources["y"]], axis=1))
     centres = np.stack([stamps.x, stamps.y], axis=1)
-    found = tree.query_ball_point(centres, size / 2 + 2.0, p=np.inf, return_sorted=True)
+    found = tree.query_ball_point(centres, reach, p=np.inf, return_sorted=True)
     star = np.repeat(np.arange(len(stamps)), [len(f) for f in found])
     other = np.fromiter((m for f in found for m in f), np.int64, star.size)
     keep = other != stamps.index[star]
-    star, other = star[keep], other[keep]
-    return star, sources["x"][other] - stamps.x[star], sources["y"][other] - stamps.y[star]
+    return star[keep], other[keep]
 
 
 def clip_mad(values: Floats, floor: float, n_sigma: float) -> Bools:

@@ -15,7 +15,7 @@ from promptdia.tasks.kernels.isr import read_rows
 from promptdia.tasks.model.arrays import Bools, Floats, Image, Mask
 from promptdia.tasks.model.exposure import RawFrame
 from promptdia.tasks.model.mask import MaskPlane, has
-from promptdia.tasks.model.visit import Amplifier
+from promptdia.tasks.model.visit import Amplifier, Detector
 from promptdia.tasks.parallel import over_strips
 
 OverscanMode = Literal["amplifier", "row", "none"]
@@ -116,6 +116,11 @@ def read_out(
     return Readout(
         image, mask, read_variance, float(np.mean([rows.mean(dtype=float) for rows in found]))
     )
+
+
+def overscan_mode(detector: Detector, asked: OverscanMode) -> OverscanMode:
+    """What is subtracted: as asked, ``none`` where no amplifier has an overscan."""
+    return asked if any(a.overscan is not None for a in detector.amplifiers) else "none"
 
 
 def overscan_level(pixels: Image, amplifier: Amplifier, mode: OverscanMode) -> NDArray[np.float32]:

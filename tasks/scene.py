@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from promptdia.tasks.detect import Detections, usable
+from promptdia.tasks.kernels.footprints import claim_pixels
 from promptdia.tasks.model.arrays import Bools, Floats, Ints
 from promptdia.tasks.model.exposure import Exposure
 from promptdia.tasks.model.psf import FWHM_PER_SIGMA, Psf, fwhm_px
@@ -67,8 +68,7 @@ def make_scene(
 def planes_of(exposure: Exposure, pixels: Ints, numbers: Ints) -> Planes:
     """Pixels and variance; ``pixels`` are claimed by ``numbers``, unusable ones by -1."""
     claims = np.zeros(exposure.shape, np.int32)
-    claims.ravel()[pixels] = numbers
-    claims[~usable(exposure)] = -1
+    claim_pixels(usable(exposure), pixels, numbers, claims)
     return Planes(
         np.ascontiguousarray(exposure.image, np.float32),
         np.ascontiguousarray(exposure.variance, np.float32),

@@ -32,7 +32,7 @@ class Stamps:
     mask: Ints
     """Bits of MaskPlane of the difference; NO_DATA off the detector."""
     psf: Image
-    """PSF of the difference at the source, unit sum."""
+    """PSF of the difference at the source."""
     dx: Image
     """Columns from the source, in FWHM."""
     dy: Image

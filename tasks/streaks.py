@@ -106,7 +106,7 @@ def is_charge_trail(streak: Streak, saturated: Bools) -> bool:
     return bool((saturated & level.mask(saturated.shape)).any())
 
 
-def radon(image: Floats) -> Floats:
+def radon(image: Image) -> Image:
     """Sums along lines from the first to the last row that move right by 0..n-1 columns.
 
     ``image`` is (n, m), n a power of two. Returns (n, n + m): [d, n + x] is the sum from
@@ -114,12 +114,12 @@ def radon(image: Floats) -> Floats:
     The approximate discrete Radon transform of Brady (1998) in n log n steps per column.
     """
     n, m = image.shape
-    sums = np.zeros((n, 1, n + m))
+    sums = np.zeros((n, 1, n + m), np.float32)
     sums[:, 0, n:] = image
     while sums.shape[0] > 1:
         low, high = sums[0::2], sums[1::2]
         wide = low.shape[1]
-        joined = np.empty((low.shape[0], 2 * wide, n + m))
+        joined = np.empty((low.shape[0], 2 * wide, n + m), np.float32)
         for d in range(wide):
             for extra in (0, 1):
                 move = d + extra
@@ -127,7 +127,7 @@ def radon(image: Floats) -> Floats:
                 target[:] = low[:, d]
                 target[:, : n + m - move] += high[:, d, move:]
         sums = joined
-    result: Floats = sums[0]
+    result: Image = sums[0]
     return result
 
 
@@ -177,15 +177,26 @@ def _best_line(
     bins: Floats, weight: Floats, config: StreakConfig
 ) -> tuple[float, float, int] | None:
     """(signed S/N, start column, shift) of the most significant line that persists."""
-    length = radon(weight)
-    snr = radon(bins) / np.sqrt(np.maximum(length, 1.0))
+    length = radon(weight.astype(np.float32))
+    snr = radon(bins.astype(np.float32))
+    snr /= np.sqrt(np.maximum(length, np.float32(1)))
     snr[length < config.min_bins] = 0.0
+    snr /= _line_scatter(snr)
     shift, start = np.unravel_index(np.argmax(np.abs(snr)), snr.shape)
     value = float(snr[shift, start])
     if abs(value) < config.threshold:
         return None
     first = int(start) - bins.shape[0]
     return (value, first, int(shift)) if _persists(bins, weight, value, first, int(shift)) else None
+
+
+def _line_scatter(snr: Image) -> np.float32:
+    """Robust standard deviation of S/N over lines: more than 1 where the sky is uneven."""
+    sample = snr[::3, ::3]
+    sample = sample[sample != 0]
+    if sample.size == 0:
+        return np.float32(1)
+    return np.float32(max(1.0, 1.4826 * float(np.median(np.abs(sample)))))
 
 
 def _persists(bins: Floats, weight: Floats, snr: float, first: int, shift: int) -> bool:

@@ -5,18 +5,23 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from promptdia.tasks.convolve import Tiles, centred_rfft
-from promptdia.tasks.decorrelate import FiltersAt, Noise, Whitened, decorrelate
+from promptdia.tasks.convolve import Tiles, VaryingFilter
+from promptdia.tasks.decorrelate import Noise, Whitened, decorrelate
 from promptdia.tasks.difference_mask import (
     Filled,
     broken_pixels,
     fill_broken,
+    merged_mask,
     spread_mask,
-    template_bits,
 )
 from promptdia.tasks.difference_noise import matched_noise, pixel_noise, residual_sky
 from promptdia.tasks.errors import NoWork, TaskError
-from promptdia.tasks.kernel_basis import basis_half_width, gauss_hermite_basis
+from promptdia.tasks.kernel_basis import (
+    KernelBasis,
+    basis_half_width,
+    delta_basis,
+    gauss_hermite_basis,
+)
 from promptdia.tasks.kernel_stamps import choose_stars, cut_stamps, measure_shift
 from promptdia.tasks.matching_kernel import KernelConfig, MatchingKernel, fit_matching_kernel
 from promptdia.tasks.model.arrays import Bools, Catalog, Floats, Image, Mask
@@ -28,6 +33,7 @@ from promptdia.tasks.model.exposure import (
 )
 from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.psf import FWHM_PER_SIGMA, fwhm_px
+from promptdia.tasks.parallel import over_strips
 from promptdia.tasks.resampling import RESAMPLED
 
 WORTHLESS = (
@@ -38,7 +44,6 @@ WORTHLESS = (
     | MaskPlane.NO_DATA
 )
 """Pixels that are kept out of the whitening filter, which would spread them."""
-NOT_INHERITED = MaskPlane.DETECTED | MaskPlane.DETECTED_NEGATIVE
 MIN_SHIFT_PX = 0.1
 """From this misregistration on the kernel is centred on it,"""
 MAX_SHIFT_PX = 2.0
@@ -111,7 +116,9 @@ class SubtractTemplate:
         NoWork below ``min_coverage``, or below ``forgiven_coverage`` when the fit fails;
         TooFewStars, KernelFitFailed and WrongTemplate else.
         """
-        coverage = _check(science, template, self.config.min_coverage)
+        _check(science, template)
+        mask = merged_mask(science.mask, template.mask)
+        coverage = _coverage(mask, self.config.min_coverage)
         fwhm = np.array([_seeing(science), _seeing(template)])
         reverse = self._convolves_science(fwhm)
         sides = _fill(science, template)
@@ -122,24 +129,26 @@ class SubtractTemplate:
                 raise NoWork(f"template covers {coverage:.3f} of the detector: {failed}") from None
             raise
         match = _match(sides, kernel, reverse)
-        mask = self._mask(science, template, sides, kernel, reverse)
-        usable = ~has(mask, WORTHLESS)
-        raw = match.science - match.template
-        raw -= residual_sky(raw, usable, self.config.sky_block_px)
+        spread_mask(
+            mask,
+            sides.science if reverse else sides.template,
+            kernel.in_the_middle(),
+            science.variance,
+            self.config.max_masked_kernel,
+            self.config.max_unknown_sigma,
+        )
+        raw, usable = self._difference(match, mask)
         white = decorrelate(
-            np.where(usable, raw, np.float32(0)),
+            _without(raw, usable),
             Noise(science.variance, float(science.notes.get(RESAMPLED, 0.0))),
             Noise(template.variance, float(template.notes.get(RESAMPLED, 0.0))),
-            match.filters_at,
+            match.filters,
             science.require_psf(),
         )
-        image = np.where(usable, white.image, raw)
-        unknown = has(mask, MaskPlane.NO_DATA)
-        image[unknown] = 0
-        white.variance[unknown] = np.inf
-        noise, scale = _noise(image, white, mask == 0, self.config.scale_variance)
+        sky = _complete(white, raw, usable, mask)
+        noise, scale = _noise(white, sky, self.config.scale_variance)
         metrics = {
-            "kernel_sum": float(match.sums.mean()),
+            "kernel_sum": kernel.mean_sum,
             "kernel_stars": float(kernel.stars_used),
             "kernel_stars_tried": float(kernel.stars_tried),
             "kernel_chi2": kernel.chi2,
@@ -154,17 +163,16 @@ class SubtractTemplate:
         }
         difference = DifferenceExposure.of(
             science,
-            image=image,
-            variance=white.variance * np.float32(scale),
+            image=white.image,
+            variance=white.variance,
             mask=mask,
             psf=white.psf,
             notes={**science.notes, **{f"subtract_{name}": v for name, v in metrics.items()}},
         )
-        flux_scale = match.sums if not reverse else 1.0 / match.sums
         matched = TemplateExposure.of(
             template,
             image=match.template,
-            variance=template.variance * flux_scale.astype(np.float32) ** 2,
+            variance=_scaled_variance(template.variance, kernel, reverse),
             psf=template.psf if reverse else science.psf,
             photo_calib=science.photo_calib,
         )
@@ -187,7 +195,8 @@ class SubtractTemplate:
         """The kernel, and the shift of the science image against the template."""
         size = 2 * int(np.clip(np.ceil(2.4 * fwhm.max()), 8, 18)) + 1
         width = float(np.sqrt(abs(fwhm[0] ** 2 - fwhm[1] ** 2)) / FWHM_PER_SIGMA)
-        border = size // 2 + basis_half_width(width) + int(MAX_SHIFT_PX) + 1
+        reach = max(basis_half_width(width), self.config.kernel.delta_half_width)
+        border = size // 2 + reach + int(MAX_SHIFT_PX) + 1
         rows = choose_stars(
             sources, science.shape, border, self.config.stars_per_cell, self.config.min_star_snr
         )
@@ -199,7 +208,7 @@ class SubtractTemplate:
             if np.hypot(*shift) > MIN_SHIFT_PX
             else 0 * shift
         )
-        basis = gauss_hermite_basis(width, (float(centre[0]), float(centre[1])))
+        basis = self._basis(width, (float(centre[0]), float(centre[1])))
         images = [
             (side.image, exposure.variance, exposure.mask)
             for side, exposure in ((sides.science, science), (sides.template, template))
@@ -210,24 +219,29 @@ class SubtractTemplate:
         )
         return fit_matching_kernel(stamps, basis, science.shape, self.config.kernel), shift
 
-    def _mask(
-        self,
-        science: Exposure,
-        template: Exposure,
-        sides: "_Sides",
-        kernel: MatchingKernel,
-        reverse: bool,
-    ) -> Mask:
-        """Both masks, that of the convolved image as far as the convolution takes it."""
-        bits = [science.mask & ~NOT_INHERITED.value, template_bits(template.mask)]
-        ny, nx = science.shape
-        middle = kernel.at(np.array([nx / 2]), np.array([ny / 2]))[0]
-        moving = 0 if reverse else 1
-        spread = spread_mask(
-            bits[moving], sides[moving], middle, science.variance,
-            self.config.max_masked_kernel, self.config.max_unknown_sigma,
-        )  # fmt: skip
-        return bits[1 - moving] | spread
+    def _basis(self, width: float, centre: tuple[float, float]) -> KernelBasis:
+        if self.config.kernel.basis == "gauss-hermite":
+            return gauss_hermite_basis(width, centre)
+        beyond = int(np.ceil(np.abs(centre).max() - 0.5))
+        return delta_basis(self.config.kernel.delta_half_width + beyond)
+
+    def _difference(self, match: "_Match", mask: Mask) -> tuple[Image, Bools]:
+        """Science minus template without residual sky, and where it may be filtered."""
+        raw, usable = np.empty(mask.shape, np.float32), np.empty(mask.shape, bool)
+
+        def subtract(first: int, end: int) -> None:
+            rows = slice(first, end)
+            np.subtract(match.science[rows], match.template[rows], out=raw[rows])
+            usable[rows] = ~has(mask[rows], WORTHLESS)
+
+        over_strips(subtract, mask.shape[0])
+        sky = residual_sky(raw, usable, self.config.sky_block_px)
+
+        def level(first: int, end: int) -> None:
+            raw[first:end] -= sky.on_rows(slice(first, end))
+
+        over_strips(level, mask.shape[0])
+        return raw, usable
 
 
 class _Sides(NamedTuple):
@@ -240,23 +254,30 @@ class _Match(NamedTuple):
 
     science: Image
     template: Image
-    sums: Image
-    """(ny, nx) kernel sum."""
-    filters_at: FiltersAt
+    filters: tuple[VaryingFilter, VaryingFilter]
+    """What made them from the science image and from the template."""
 
 
-def _check(science: Exposure, template: Exposure, min_coverage: float) -> float:
-    """The fraction of pixels that both images have."""
+def _check(science: Exposure, template: Exposure) -> None:
     if template.visit.band != science.visit.band:
         raise WrongTemplate(
             f"template is in band {template.visit.band!r}, science in {science.visit.band!r}"
         )
     if template.shape != science.shape:
         raise WrongTemplate(f"template has shape {template.shape}, science {science.shape}")
-    both = has(science.mask | template.mask, MaskPlane.NO_DATA)
-    coverage = 1.0 - float(both.mean())
-    if coverage < min_coverage:
-        raise NoWork(f"template covers {coverage:.3f} of the detector, needs {min_coverage}")
+
+
+def _coverage(mask: Mask, least: float) -> float:
+    """The fraction of pixels that both images have."""
+    missing = np.empty(mask.shape[0])
+
+    def count(first: int, end: int) -> None:
+        missing[first:end] = has(mask[first:end], MaskPlane.NO_DATA).mean(axis=1)
+
+    over_strips(count, mask.shape[0])
+    coverage = 1.0 - float(missing.mean())
+    if coverage < least:
+        raise NoWork(f"template covers {coverage:.3f} of the detector, needs {least}")
     return coverage
 
 
@@ -278,35 +299,76 @@ def _fill(science: Exposure, template: Exposure) -> _Sides:
 
 def _match(sides: _Sides, kernel: MatchingKernel, reverse: bool) -> _Match:
     """Convolve one image; with ``reverse`` the science image, which is then rescaled."""
-    sums, background = kernel.sum_plane(), kernel.background_plane()
+    shape = sides.science.image.shape
+    tiles = Tiles.around(shape, kernel.basis.half_width)
     moving = sides.science.image if reverse else sides.template.image
-    tiles = Tiles.around(sides.science.image.shape, kernel.basis.half_width)
-    convolved = tiles.convolve(
-        moving,
-        lambda row: centred_rfft(
-            kernel.at(tiles.x, np.full(tiles.x.size, tiles.y[row])), tiles.side
-        ),
+    convolved = tiles.convolve(moving, kernel.filter())
+    other = np.empty(shape, np.float32) if reverse else sides.science.image
+
+    def finish(first: int, end: int) -> None:
+        rows = slice(first, end)
+        convolved[rows] += kernel.background_rows(rows)
+        if reverse:
+            flux_ratio = kernel.sum_rows(rows)
+            convolved[rows] /= flux_ratio
+            np.divide(sides.template.image[rows], flux_ratio, out=other[rows])
+
+    over_strips(finish, shape[0])
+    if not reverse:
+        filters = VaryingFilter.point(), kernel.filter()
+        return _Match(other, convolved, filters)
+    filters = kernel.filter_of_unit_sum(), VaryingFilter.point(lambda x, y: 1 / kernel.sum_at(x, y))
+    return _Match(convolved, other, filters)
+
+
+def _without(raw: Image, usable: Bools) -> Image:
+    """The difference with 0 in what is not usable."""
+    clear = np.zeros(raw.shape, np.float32)
+    over_strips(
+        lambda a, b: np.copyto(clear[a:b], raw[a:b], where=usable[a:b]),
+        raw.shape[0],
     )
-    convolved += background
-
-    def filters_at(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        kernels = kernel.at(x, y)
-        one = np.ones((x.size, 1, 1))
-        if not reverse:
-            return one, kernels
-        total = kernel.sum_at(x, y)[:, None, None]
-        return kernels / total, one / total
-
-    if reverse:
-        return _Match(convolved / sums, sides.template.image / sums, sums, filters_at)
-    return _Match(sides.science.image, convolved, sums, filters_at)
+    return clear
 
 
-def _noise(
-    image: Image, white: Whitened, sky: Bools, scaled: bool
-) -> tuple[dict[str, float], float]:
-    """The noise metrics, and the factor for the variance."""
-    noise, correlation = pixel_noise(image, white.variance, sky)
+def _complete(white: Whitened, raw: Image, usable: Bools, mask: Mask) -> Bools:
+    """Put into the whitened difference what was kept out of the filter; where nothing is masked."""
+    clear = np.empty(mask.shape, bool)
+
+    def strip(first: int, end: int) -> None:
+        rows = slice(first, end)
+        np.copyto(white.image[rows], raw[rows], where=~usable[rows])
+        unknown = has(mask[rows], MaskPlane.NO_DATA)
+        white.image[rows][unknown] = 0
+        white.variance[rows][unknown] = np.inf
+        np.equal(mask[rows], 0, out=clear[rows])
+
+    over_strips(strip, mask.shape[0])
+    return clear
+
+
+def _scaled_variance(variance: Image, kernel: MatchingKernel, reverse: bool) -> Image:
+    """On the science image's flux scale."""
+    out = np.empty(variance.shape, np.float32)
+
+    def strip(first: int, end: int) -> None:
+        rows = slice(first, end)
+        factor = kernel.sum_rows(rows) ** 2
+        (np.divide if reverse else np.multiply)(variance[rows], factor, out=out[rows])
+
+    over_strips(strip, variance.shape[0])
+    return out
+
+
+def _noise(white: Whitened, sky: Bools, scaled: bool) -> tuple[dict[str, float], float]:
+    """The noise metrics, and the factor that the variance is multiplied by here."""
+    noise, correlation = pixel_noise(white.image, white.variance, sky)
+    matched = matched_noise(white.image, white.variance, sky, white.psf)
     scale = noise**2 if scaled and np.isfinite(noise) and noise > 0 else 1.0
-    matched = matched_noise(image, white.variance, sky, white.psf)
+    factor = np.float32(scale)
+
+    def strip(first: int, end: int) -> None:
+        white.variance[first:end] *= factor
+
+    over_strips(strip, sky.shape[0])
     return {"noise": noise, "noise_matched": matched, "correlation": correlation}, scale

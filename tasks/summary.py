@@ -10,9 +10,15 @@ from promptdia.tasks.model.arrays import Bools, Catalog, Floats, Image
 from promptdia.tasks.model.exposure import Exposure
 from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.photo_calib import PhotoCalib
-from promptdia.tasks.model.psf import Psf, effective_area
-from promptdia.tasks.model.wcs import FitsWcs, pixel_scale_arcsec
-from promptdia.tasks.photometry import Photometry
+from promptdia.tasks.model.psf import (
+    FWHM_PER_SIGMA,
+    Psf,
+    effective_area,
+    polynomial_order,
+    polynomial_terms,
+)
+from promptdia.tasks.model.wcs import FitsWcs, pixel_scale_arcsec, separation_arcsec
+from promptdia.tasks.photometry import MAG_PER_LN, Photometry
 from promptdia.tasks.psf_quality import psf_moments
 
 STRIDE = 3
@@ -63,7 +69,7 @@ def psf_numbers(psf: Psf, shape: tuple[int, int], fwhm: float) -> dict[str, floa
     stamps = psf.stamps(x, y)
     moments = psf_moments(psf, x, y, fwhm)
     trace = np.sqrt((moments[:, 4] + moments[:, 5]) / 2)
-    inside = _aperture(stamps.shape[1], fwhm)
+    inside = _aperture(stamps.shape[1], max(2.0, 3.0 * fwhm / FWHM_PER_SIGMA))
     enclosed = (stamps * inside).sum(axis=(1, 2))
     xx, yy, xy = (float(v) for v in moments[0, 4:7])
     return {
@@ -123,16 +129,35 @@ def astrometry_numbers(astrometry: Astrometry) -> dict[str, float]:
     }
 
 
+def reference_numbers(
+    references: Catalog, wcs: FitsWcs, shape: tuple[int, int]
+) -> dict[str, float]:
+    """refCatSourceDensity: references on the detector per square degree, at their own epoch."""
+    ny, nx = shape
+    middle = (nx - 1) / 2, (ny - 1) / 2
+    scale = pixel_scale_arcsec(wcs, *middle)
+    centre = wcs.pixel_to_sky(*(np.array([v]) for v in middle))
+    # one on the other side of the sky may be projected onto the detector
+    near = separation_arcsec(references["ra"], references["dec"], *centre) < scale * (nx + ny)
+    x, y = wcs.sky_to_pixel(references["ra"][near], references["dec"][near])
+    inside = (x > -0.5) & (x < nx - 0.5) & (y > -0.5) & (y < ny - 0.5)
+    return {"refCatSourceDensity": float(inside.sum() / (nx * ny * (scale / 3600.0) ** 2))}
+
+
 def photometry_numbers(
     photometry: Photometry, sources: Catalog, shape: tuple[int, int]
 ) -> dict[str, float]:
     """The zero point's error and scatter, and how much it seems to vary over the detector.
 
-    zeroPointTrend: rms over the detector, in mag, of a plane fitted to the stars' residuals;
+    zeroPointCorrection: rms over the detector, in mag, of what was taken out of PSF fluxes;
+    zeroPointTrend: the same of a plane fitted to the residuals that the stars still have;
     zeroPointTrendSigma: how many times its expected size that is, were there none.
     """
     used = photometry.used
+    u, v = (g.ravel() for g in np.meshgrid(*2 * [np.linspace(-1, 1, 2 * GRID)]))
+    excess = polynomial_terms(u, v, polynomial_order(photometry.excess.size)) @ photometry.excess
     numbers = {
+        "zeroPointCorrection": MAG_PER_LN * float(np.std(excess)),
         "zeroPointErr": photometry.error_mag,
         "zeroPointScatter": photometry.scatter_mag,
         "nPhotoStar": float(used.sum()),
@@ -179,10 +204,10 @@ def limiting_magnitude(
     return float(calib.zero_point - 2.5 * np.log10(counts))
 
 
-def _aperture(size: int, fwhm: float) -> Bools:
-    """(size, size) pixels within one FWHM of the middle."""
+def _aperture(size: int, radius: float) -> Bools:
+    """(size, size) pixels within ``radius`` of the middle."""
     r = np.arange(size) - size // 2
-    inside: Bools = r[:, None] ** 2 + r**2 <= fwhm**2
+    inside: Bools = r[:, None] ** 2 + r**2 <= radius**2
     return inside
 
 

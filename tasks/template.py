@@ -235,7 +235,7 @@ def mean_psf(placed: Sequence[Placed], weights: Floats, shape: tuple[int, int]) 
     rows, columns = (np.linspace(0, n - 1, max(2, -(-n // PSF_NODE_PX) + 1)) for n in (ny, nx))
     y, x = (v.ravel() for v in np.meshgrid(rows, columns, indexing="ij"))
     size = max(e.psf.size if e.psf is not None else 0 for e in exposures)
-    total = np.zeros((x.size, size, size))
+    total, weight_sum = np.zeros((x.size, size, size)), np.zeros((x.size, 1, 1))
     fallback = np.zeros_like(total)
     for (exposure, x0, y0), weight in zip(placed, weights):
         if exposure.psf is None:
@@ -243,10 +243,12 @@ def mean_psf(placed: Sequence[Placed], weights: Floats, shape: tuple[int, int]) 
         pad = (size - exposure.psf.size) // 2
         here = exposure.psf.stamps(x - x0, y - y0)
         stamps = weight * np.pad(here, ((0, 0), (pad, pad), (pad, pad)))
-        total += stamps * _has_data_near(exposure.mask, x - x0, y - y0)[:, None, None]
+        near = _has_data_near(exposure.mask, x - x0, y - y0)[:, None, None]
+        total += stamps * near
+        weight_sum += weight * near
         fallback += stamps
-    total = np.where(total.sum(axis=(1, 2), keepdims=True) > 0, total, fallback)
-    total /= total.sum(axis=(1, 2), keepdims=True)
+    alone = weight_sum == 0
+    total = np.where(alone, fallback / np.sum(weights), total / np.where(alone, 1.0, weight_sum))
     return GridPsf(total.reshape(rows.size, columns.size, size, size), columns, rows)
 
 

@@ -34,9 +34,8 @@ def warp(
     before = float(exposure.notes.get(RESAMPLED, 0.0))
     after = before + times_resampled(_kept_at(grid_x, grid_y))
     scale = float((kept_variance(after) / kept_variance(before))[0])
-    image = np.zeros(shape, np.float32)
-    variance = np.full(shape, np.inf, np.float32)
-    mask = np.full(shape, MaskPlane.NO_DATA.value, np.int32)
+    image, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    mask = np.empty(shape, np.int32)
     source = (
         np.ascontiguousarray(exposure.image, np.float32),
         np.ascontiguousarray(exposure.variance, np.float32),
@@ -135,11 +134,11 @@ def _node_index(n: int, n_grid: int) -> np.ndarray:
 
 
 def _affine(stamp: Floats, jacobian: Floats, size: int) -> Floats:
-    """A stamp seen through d(input)/d(output) in the order (y, x), unit sum."""
+    """A stamp seen through d(input)/d(output) in the order (y, x), with the same sum."""
     middle = np.array([stamp.shape[0] // 2, stamp.shape[1] // 2])
     offset = middle - jacobian @ np.array([size // 2, size // 2])
     seen = ndimage.affine_transform(
         stamp, jacobian, offset=offset, output_shape=(size, size), order=3
     )
-    unit: Floats = seen / seen.sum()
-    return unit
+    same: Floats = seen * (stamp.sum() / seen.sum())
+    return same

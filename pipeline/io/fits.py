@@ -17,7 +17,7 @@ from astropy.wcs import FITSFixedWarning
 
 from promptdia.pipeline.errors import InputError
 from promptdia.pipeline.io.files import whole_file
-from promptdia.tasks.model.arrays import Mask
+from promptdia.tasks.model.arrays import Bools, Mask
 from promptdia.tasks.model.calibrations import MasterFrame
 from promptdia.tasks.model.exposure import Exposure, RawFrame
 from promptdia.tasks.model.mask import MaskPlane, mask_header
@@ -262,20 +262,13 @@ def write_master(path: Path, master: MasterFrame, mjd: float) -> None:
     """A master calibration frame with the list of its inputs and their checksums."""
     header = fits.Header({"KIND": master.kind, "DETECTOR": master.detector})
     header["BAND"], header["MJD"], header["CAMERA"] = master.band, mjd, master.camera
-    header["BUNIT"] = MASTER_UNITS[master.kind]
-    table = fits.BinTableHDU.from_columns(
-        [
-            fits.Column("file", "128A", array=np.array(list(master.inputs), "U128")),
-            fits.Column("sha256", "64A", array=np.array(list(master.inputs.values()), "U64")),
-        ],
-        name="INPUTS",
-    )
+    header["BUNIT"], header["OVERSCAN"] = MASTER_UNITS[master.kind], master.overscan
     hdus = fits.HDUList(
         [
             fits.PrimaryHDU(header=header),
             fits.ImageHDU(master.image, name="IMAGE"),
             fits.ImageHDU(master.variance, name="VARIANCE"),
-            table,
+            _input_table(master.inputs),
         ]
     )
     with whole_file(path) as part:
@@ -283,9 +276,21 @@ def write_master(path: Path, master: MasterFrame, mjd: float) -> None:
 
 
 def read_master(path: Path) -> MasterFrame:
-    """A master calibration frame."""
+    """A master calibration frame; InputError for other files and for masters in another unit."""
     with open_fits(path) as hdus:
+        missing = [name for name in ("IMAGE", "VARIANCE", "INPUTS") if name not in hdus]
+        if missing or hdus[0].header.get("KIND") not in MASTER_UNITS:
+            raise InputError(
+                f"{path} is no master frame (no {', '.join(missing) or 'known KIND'}); "
+                "bring it in with promptdia ingest --combined"
+            )
         header, rows = hdus[0].header, hdus["INPUTS"].data
+        unit, wanted = str(header.get("BUNIT", "")), MASTER_UNITS[header["KIND"]]
+        if unit != wanted:
+            raise InputError(
+                f"{path} is in {unit or 'no unit'}, a master {header['KIND']} must be in "
+                f"{wanted or 'no unit'}"
+            )
         return MasterFrame(
             kind=header["KIND"],
             image=_native(hdus["IMAGE"].data, np.float32),
@@ -293,8 +298,34 @@ def read_master(path: Path) -> MasterFrame:
             detector=int(header["DETECTOR"]),
             band=header["BAND"],
             camera=str(header.get("CAMERA", "")),
+            overscan=str(header.get("OVERSCAN", "")),
             inputs={str(f): str(s) for f, s in zip(rows["file"], rows["sha256"])},
         )
+
+
+def write_defects(path: Path, defects: Bools, camera: str, inputs: dict[str, str]) -> None:
+    """A map of bad pixels with the masters it was found on and their checksums."""
+    header = fits.Header({"CAMERA": camera})
+    image = fits.PrimaryHDU(defects.astype(np.uint8), header=header)
+    with whole_file(path) as part:
+        fits.HDUList([image, _input_table(inputs)]).writeto(part, overwrite=True)
+
+
+def read_defects(path: Path) -> tuple[Bools, str]:
+    """(ny, nx) True on bad pixels, and the camera's name; empty when nobody said."""
+    with open_fits(path) as hdus:
+        bad: Bools = np.asarray(hdus[0].data, dtype=bool)
+        return bad, str(hdus[0].header.get("CAMERA", ""))
+
+
+def _input_table(inputs: dict[str, str]) -> fits.BinTableHDU:
+    return fits.BinTableHDU.from_columns(
+        [
+            fits.Column("file", "128A", array=np.array(list(inputs), "U128")),
+            fits.Column("sha256", "64A", array=np.array(list(inputs.values()), "U64")),
+        ],
+        name="INPUTS",
+    )
 
 
 def first_image(hdus: fits.HDUList, extension: str | int | None, path: Path) -> Any:

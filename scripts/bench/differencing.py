@@ -41,17 +41,22 @@ NEEDED = {
     ("sparse", OURS, "chi2_90"): "<= 1.20",
     ("worse", OURS, "chi2"): "<= 1.30",
     ("worse", OURS, "chi2_90"): "<= 2.0",
-    ("sparse", OURS, "pull"): "0.95 to 1.05",
-    ("worse", OURS, "pull"): "0.95 to 1.05",
+    ("sparse", OURS, "pull_over_ideal"): "0.95 to 1.05",
+    ("worse", OURS, "pull_over_ideal"): "0.95 to 1.05",
     ("sparse", OURS, "pull_sky"): "0.95 to 1.05",
     ("worse", OURS, "pull_sky"): "0.95 to 1.05",
-    ("sparse", OURS, "flux"): "0.995 to 1.005",
-    ("crowded", OURS, "flux"): "0.995 to 1.005",
+    ("sparse", OURS, "flux_over_ideal"): "0.995 to 1.005",
+    ("worse", OURS, "flux_over_ideal"): "0.995 to 1.005",
+    ("crowded", OURS, "flux_over_ideal"): "0.995 to 1.005",
     ("sparse", CHAIN, "complete"): ">= 0.97",
     ("sparse", CHAIN, "complete_host"): ">= 0.95",
     ("warp", OURS, "cpu_s"): "<= 0.5",
 }
-"""(kind, method, figure): what it must be; mean over the seeds, times their least."""
+"""(kind, method, figure): what it must be; mean over the seeds, times their least.
+
+Pulls and fluxes of the 220 transients of a pair are judged against the ideal difference's, which
+has the same noise: by chance alone they scatter by 0.08 and 0.004.
+"""
 SFFT_SIDE = 1024
 PACKAGES = ("promptdia", "numpy", "scipy", "numba", "photutils", "sfft", "reproject")
 
@@ -102,16 +107,19 @@ def compare(kind: Kind, side: int, seed: int, peers: bool, repeats: int) -> Rows
     what = {"kind": kind.name, "side": side, "seed": seed}
     ideal = oracle(pair)
     snr = true_snr(pair, ideal)
-    rows = [{**what, "method": ORACLE, **score(pair, ideal, snr, seed)}]
+    best = score(pair, ideal, snr, seed)
+    rows = [{**what, "method": ORACLE, **best}]
     takes = [spent(lambda: subtract(pair)) for _ in range(repeats)]
     made = takes[-1][0]
     least = [min(getattr(t[1], name) for t in takes) for name in ("cpu_s", "wall_s")]
     memory = max(t[1].peak_gb for t in takes) + inputs_gb(pair)
     del takes
     result = Result.of(made.difference)
+    figures = score(pair, result, snr, seed)
     rows.append(
         {**what, "method": OURS, "cpu_s": least[0], "wall_s": least[1], "peak_gb": memory}
-        | score(pair, result, snr, seed)
+        | figures
+        | {f"{name}_over_ideal": figures[name] / best[name] for name in ("pull", "flux")}
         | {"kernel_stars": made.metrics["kernel_stars"]}
     )
     found, time_taken = spent(lambda: find(pair, made))

@@ -144,7 +144,9 @@ def dipoles(seed: int, quick: bool) -> Result:
     sources, near = measured(scene, x, y)
     is_dipole = near & sources["isDipole"]
     rows = sources[is_dipole]
-    pull = (rows["dipoleMeanFlux"] - flux[is_dipole]) / rows["dipoleMeanFluxErr"]
+    # the PSF's stamp has unit sum, the stars' wings reach beyond it
+    seen = flux[is_dipole] * scene.stamp_light
+    pull = (rows["dipoleMeanFlux"] - seen) / rows["dipoleMeanFluxErr"]
     balance = rows["dipoleFluxDiff"] / rows["dipoleFluxDiffErr"]
     off = rows["dipoleLength"] / pixel_arcsec(scene) - length[is_dipole]
     return [

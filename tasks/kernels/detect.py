@@ -1,11 +1,11 @@
-"""Loops of detection: the matched filter, and its systematic noise at chosen pixels."""
+"""Loops of detection: usable pixels, the matched filter and its systematic noise, bins."""
 
 import math
 
 import numpy as np
 
 from promptdia.tasks.kernels._jit import fast_kernel, kernel
-from promptdia.tasks.model.arrays import Bools, Floats, Image, Ints
+from promptdia.tasks.model.arrays import Bools, Floats, Image, Ints, Mask
 
 
 @fast_kernel
@@ -103,33 +103,56 @@ def trust_factors(
     ``registration_px`` or mis-scaled by ``flux_error`` (a fraction). ``stamps`` is
     (ny_cells, nx_cells, size, size), the filter in each cell.
     """
-    ny, nx = static.shape
     size = stamps.shape[2]
     half = size // 2
-    flux = np.empty(5)
+    light = np.empty((size + 2, size + 2), np.float32)
+    noise = np.empty((size, size), np.float32)
     for n in range(x.size):
         cy, cx = min(y[n] // cell, stamps.shape[0] - 1), min(x[n] // cell, stamps.shape[1] - 1)
-        stamp = stamps[cy, cx]
-        power = 0.0
-        for step in range(5):
-            dx = (0, 1, -1, 0, 0)[step]
-            dy = (0, 0, 0, 1, -1)[step]
-            total = 0.0
-            for j in range(size):
-                py = y[n] + dy + j - half
-                if py < 0 or py >= ny:
-                    continue
-                for i in range(size):
-                    px = x[n] + dx + i - half
-                    if px < 0 or px >= nx or not good[py, px]:
-                        continue
-                    total += stamp[j, i] * static[py, px]
-                    if step == 0:
-                        power += stamp[j, i] ** 2 * variance[py, px]
-            flux[step] = total
-        slope = 0.25 * ((flux[1] - flux[2]) ** 2 + (flux[3] - flux[4]) ** 2)
-        systematic = registration_px**2 * slope + (flux_error * flux[0]) ** 2
+        cut_good(static, good, x[n] - half - 1, y[n] - half - 1, light)
+        cut_good(variance, good, x[n] - half, y[n] - half, noise)
+        flux, right, down, power = filtered(stamps[cy, cx], light, noise)
+        slope = 0.25 * (right * right + down * down)
+        systematic = registration_px**2 * slope + (flux_error * flux) ** 2
         out[n] = math.sqrt(power / (power + systematic)) if power > 0.0 else 0.0
+
+
+@kernel
+def cut_good(plane: Image, good: Bools, x0: int, y0: int, out: Image) -> None:
+    """Fill ``out`` from the pixels at (x0, y0) on, 0 where bad or off the image."""
+    for j in range(out.shape[0]):
+        for i in range(out.shape[1]):
+            py, px = y0 + j, x0 + i
+            inside = 0 <= py < plane.shape[0] and 0 <= px < plane.shape[1]
+            out[j, i] = plane[py, px] if inside and good[py, px] else np.float32(0.0)
+
+
+@fast_kernel
+def filtered(stamp: Image, light: Image, noise: Image) -> tuple[float, float, float, float]:
+    """Sums over a stamp P: P L, how it changes over two pixels along x and y, and P^2 V.
+
+    ``light`` is larger than stamp and ``noise`` by a pixel on every side.
+    """
+    flux = right = down = power = 0.0
+    for j in range(stamp.shape[0]):
+        for i in range(stamp.shape[1]):
+            p = stamp[j, i]
+            flux += p * light[j + 1, i + 1]
+            right += p * (light[j + 1, i + 2] - light[j + 1, i])
+            down += p * (light[j + 2, i + 1] - light[j, i + 1])
+            power += p * p * noise[j, i]
+    return flux, right, down, power
+
+
+@kernel
+def find_usable(image: Image, variance: Image, mask: Mask, bits: int, out: Bools) -> None:
+    """Fill ``out``: none of the bits set, image finite, variance positive and finite."""
+    for j in range(image.shape[0]):
+        for i in range(image.shape[1]):
+            v = variance[j, i]
+            out[j, i] = (
+                (mask[j, i] & bits) == 0 and v > 0.0 and v < np.inf and np.isfinite(image[j, i])
+            )
 
 
 @kernel

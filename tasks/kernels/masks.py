@@ -1,4 +1,4 @@
-"""Loops over masked pixels, and over variances under a filter that is nearly a point."""
+"""Loops over masked pixels."""
 
 import numpy as np
 
@@ -32,17 +32,41 @@ def find_broken(
 
 
 @kernel
+def merge_masks(
+    science: Mask,
+    template: Mask,
+    kept: tuple[int, int],
+    renamed: Ints,
+    first: int,
+    end: int,
+    out: Mask,
+) -> None:
+    """Rows of the ``kept`` bits of both masks; ``renamed`` (n, 2): template bits, new ones."""
+    for y in range(first, end):
+        for x in range(out.shape[1]):
+            bits = science[y, x] & kept[0]
+            other = template[y, x]
+            if other != 0:
+                bits |= other & kept[1]
+                for k in range(renamed.shape[0]):
+                    if other & renamed[k, 0]:
+                        bits |= renamed[k, 1]
+            out[y, x] = bits
+
+
+@kernel
 def spread(
     bad_y: Ints,
     bad_x: Ints,
     bits: Mask,
     unknown: Image,
     share: Image,
+    first: int,
     out_share: Image,
     out_unknown: Image,
     out_bits: Mask,
 ) -> None:
-    """Add what each bad pixel contributes to its surroundings under a convolution.
+    """Add what each bad pixel contributes to the rows from ``first`` on under a convolution.
 
     ``bits`` and ``unknown`` (n,) belong to the bad pixels; ``share`` (k, k) is the kernel's
     absolute value over its sum. ``out_share`` gains the share of the kernel that falls on bad
@@ -51,45 +75,10 @@ def spread(
     ny, nx = out_share.shape
     h = share.shape[0] // 2
     for n in range(bad_y.size):
-        y, x = bad_y[n], bad_x[n]
+        y, x = bad_y[n] - first, bad_x[n]
         for j in range(max(0, y - h), min(ny, y + h + 1)):
             for i in range(max(0, x - h), min(nx, x + h + 1)):
                 weight = share[j - y + h, i - x + h]
                 out_share[j, i] += weight
                 out_unknown[j, i] += weight * unknown[n]
                 out_bits[j, i] |= bits[n]
-
-
-@kernel
-def blend_variances(
-    science: Image,
-    template: Image,
-    weights: Image,
-    tile: int,
-    first: int,
-    end: int,
-    out: Image,
-) -> None:
-    """Rows of w0 Vs + w1 <Vs> + w2 Vt + w3 <Vt>, <V> the mean of the eight neighbours.
-
-    ``weights`` (ny_tiles, nx_tiles, 4). Neighbours that are not finite, and the border,
-    count as the pixel itself; a pixel that is not finite stays so.
-    """
-    ny, nx = out.shape
-    for y in range(first, end):
-        up, down = max(y - 1, 0), min(y + 1, ny - 1)
-        for x in range(nx):
-            w = weights[y // tile, x // tile]
-            left, right = max(x - 1, 0), min(x + 1, nx - 1)
-            total = np.float32(0)
-            for plane in range(2):
-                v = template if plane else science
-                middle = v[y, x]
-                ring = np.float32(0.125) * (
-                    (v[up, left] + v[up, x] + v[up, right] + v[y, left])
-                    + (v[y, right] + v[down, left] + v[down, x] + v[down, right])
-                )
-                if not np.isfinite(ring):
-                    ring = middle
-                total += w[2 * plane] * middle + w[2 * plane + 1] * ring
-            out[y, x] = total

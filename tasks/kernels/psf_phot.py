@@ -1,11 +1,11 @@
-"""Loops of PSF photometry: shift a stamp by a fraction of a pixel, fit its flux."""
+"""Loops of PSF photometry: blend stamps, shift them by a fraction of a pixel, fit fluxes."""
 
 import math
 
 import numpy as np
 
 from promptdia.tasks.kernels._jit import fast_kernel, kernel
-from promptdia.tasks.model.arrays import Bools, Floats, Image
+from promptdia.tasks.model.arrays import Bools, Floats, Image, Ints
 
 TAPS = 5
 """Lobes of the Lanczos window; a shift reads 2 x TAPS pixels per axis."""
@@ -29,6 +29,27 @@ def lanczos_weights(fraction: float, out: Floats) -> None:
         out[k] /= total
 
 
+@kernel
+def blend_stamps(
+    nodes: Floats, iy: Ints, ix: Ints, jy: Ints, jx: Ints, wy: Floats, wx: Floats, out: Floats
+) -> None:
+    """Bilinear mean of four (size, size) nodes per position; fills (n, size, size) ``out``.
+
+    ``nodes`` is (ny, nx, size, size); (iy, ix) is the node below a position, (jy, jx) the one
+    above, of weights ``wy`` and ``wx`` (n,).
+    """
+    size = nodes.shape[2]
+    for n in range(out.shape[0]):
+        a, b = nodes[iy[n], ix[n]], nodes[iy[n], jx[n]]
+        c, d = nodes[jy[n], ix[n]], nodes[jy[n], jx[n]]
+        u, v = wx[n], wy[n]
+        for j in range(size):
+            for i in range(size):
+                low = a[j, i] * (1.0 - u) + b[j, i] * u
+                high = c[j, i] * (1.0 - u) + d[j, i] * u
+                out[n, j, i] = low * (1.0 - v) + high * v
+
+
 @fast_kernel
 def shift_many(stamps: Floats, dx: Floats, dy: Floats, out: Floats) -> None:
     """Write to ``out`` the (n, size, size) stamps whose light moved by (dx, dy) pixels.
@@ -45,21 +66,22 @@ def shift_many(stamps: Floats, dx: Floats, dy: Floats, out: Floats) -> None:
         first_x, first_y = math.floor(-dx[n]), math.floor(-dy[n])
         lanczos_weights(-dx[n] - first_x, wx)
         lanczos_weights(-dy[n] - first_y, wy)
+        x0, y0 = margin + first_x - (TAPS - 1), margin + first_y - (TAPS - 1)
         for j in range(size):
+            row[margin : margin + size] = stamps[n, j]
+            target = rows[j + margin]
             for i in range(size):
-                row[i + margin] = stamps[n, j, i]
-                rows[j + margin, i] = 0.0
-            for k in range(2 * TAPS):
-                start = margin + first_x + k - (TAPS - 1)
-                for i in range(size):
-                    rows[j + margin, i] += wx[k] * row[start + i]
+                value = 0.0
+                for k in range(2 * TAPS):
+                    value += wx[k] * row[x0 + i + k]
+                target[i] = value
         for j in range(size):
+            target = out[n, j]
             for i in range(size):
-                out[n, j, i] = 0.0
-            for k in range(2 * TAPS):
-                source = margin + j + first_y + k - (TAPS - 1)
-                for i in range(size):
-                    out[n, j, i] += wy[k] * rows[source, i]
+                value = 0.0
+                for k in range(2 * TAPS):
+                    value += wy[k] * rows[y0 + j + k, i]
+                target[i] = value
 
 
 @kernel

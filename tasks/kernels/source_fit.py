@@ -209,6 +209,43 @@ def build_model(
 
 
 @kernel
+def add_shared_noise(
+    design: Floats, weight: Floats, columns: Ints, static_weight: float, matrix: Floats
+) -> None:
+    """Add to ``matrix`` the covariance of the right-hand side of a dipole's normal equations.
+
+    ``design`` is (3, 6, h, w) and ``weight`` (3, h, w), those of difference, science and
+    template. The difference's noise is that of the other two subtracted: what it adds to a
+    parameter is added to, or taken off, what they add. Where one of them is missing the
+    difference stands alone.
+    """
+    n = matrix.shape[0]
+    first, second = np.empty(n), np.empty(n)
+    for j in range(weight.shape[1]):
+        for i in range(weight.shape[2]):
+            wd, ws, wt = weight[0, j, i], weight[1, j, i], weight[2, j, i]
+            both = ws > 0.0 and wt > 0.0
+            vs = static_weight / ws if ws > 0.0 else 0.0
+            vt = static_weight / wt if wt > 0.0 else 0.0
+            alone = 1.0 / wd if wd > 0.0 and not both else 0.0
+            share = math.sqrt(1.0 / (wd * (vs + vt))) if wd > 0.0 and both else 0.0
+            for q in range(n):
+                first[q] = 0.0
+                second[q] = 0.0
+            for q in range(6):
+                first[columns[0, q]] += share * wd * design[0, q, j, i]
+                second[columns[0, q]] -= share * wd * design[0, q, j, i]
+                first[columns[1, q]] += ws * design[1, q, j, i]
+                second[columns[2, q]] += wt * design[2, q, j, i]
+            for a in range(n):
+                for b in range(n):
+                    matrix[a, b] += vs * first[a] * first[b] + vt * second[a] * second[b]
+            for a in range(6 if alone > 0.0 else 0):
+                for b in range(6):
+                    matrix[a, b] += alone * wd * wd * design[0, a, j, i] * design[0, b, j, i]
+
+
+@kernel
 def marquardt_step(matrix: Floats, vector: Floats, damping: float, base: Floats, p: Floats) -> bool:
     """Set ``p`` to ``base`` plus the damped step; False when the matrix is singular."""
     damped = matrix.copy()
@@ -245,7 +282,7 @@ def fit_stars(
     fit uses what is free or its ``own`` (n,). ``stamps`` is (3, n, size, size), ``start``
     (n, 6) parameters of which the fluxes do not matter. A fit fails when a star moves
     more than ``max_move`` or a line outgrows its window. Levenberg-Marquardt, weights
-    1 / variance.
+    1 / variance. A dipole's covariance knows that its three images share their noise.
     """
     size = stamps.shape[2]
     half = size // 2
@@ -278,7 +315,7 @@ def fit_stars(
         width = round(max(start[n, 1], other_x)) + half + spare_x + 1 - x0
         height = round(max(start[n, 2], other_y)) + half + spare_y + 1 - y0
         data, weight = np.empty((3, height, width)), np.empty((3, height, width))
-        design, light = np.empty((6, height, width)), np.empty((height, width))
+        design, light = np.empty((n_images, 6, height, width)), np.empty((height, width))
         count = 0
         for k in range(n_images):
             factor = static_weight if k > 0 else 1.0
@@ -304,11 +341,13 @@ def fit_stars(
                     matrix[i, j] = 0.0
             chi2 = 0.0
             for k in range(n_images):
-                build_model(model, k, p, stamps[k, n], scratch, design, light)
+                build_model(model, k, p, stamps[k, n], scratch, design[k], light)
                 for j in range(height):
                     for i in range(width):
                         light[j, i] = data[k, j, i] - light[j, i]
-                chi2 += add_normal(n_planes, design, light, weight[k], columns[k], matrix, vector)
+                chi2 += add_normal(
+                    n_planes, design[k], light, weight[k], columns[k], matrix, vector
+                )
             for i in range(model):
                 if matrix[i, i] == 0.0:
                     matrix[i, i] = 1.0  # positions wait until there are fluxes
@@ -349,6 +388,11 @@ def fit_stars(
         out[n, MAX_PARAMETERS + 1] = count
         if done and invert(kept):
             out[n, MAX_PARAMETERS + 2] = 1.0
+            if model == DIPOLE:
+                # the last model that was built is the best one
+                matrix[:] = 0.0
+                add_shared_noise(design, weight, columns, static_weight, matrix)
+                kept[:] = np.dot(kept, np.dot(matrix, kept))
             for i in range(min(model, MAX_PARAMETERS)):
                 for j in range(min(model, MAX_PARAMETERS)):
                     out[n, MAX_PARAMETERS + 3 + MAX_PARAMETERS * i + j] = kept[i, j]

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from promptdia.tasks.kernels._jit import fast_kernel, kernel
+from promptdia.tasks.kernels._jit import fast_kernel
 from promptdia.tasks.model.arrays import Floats, Image, Mask
 
 CELL = 32
 """Pixels between nodes of the coordinate grid, and side of the blocks of ``dirty_blocks``."""
 
 
-@kernel
+@fast_kernel
 def dirty_blocks(image: Image, variance: Image, mask: Mask, no_data_bit: int) -> np.ndarray:
     """(ny_blocks, nx_blocks) uint8 state of each block of the input.
 
@@ -19,13 +19,18 @@ def dirty_blocks(image: Image, variance: Image, mask: Mask, no_data_bit: int) ->
     dirty = np.zeros(((ny + CELL - 1) // CELL, (nx + CELL - 1) // CELL), np.uint8)
     for by in range(dirty.shape[0]):
         for bx in range(dirty.shape[1]):
-            some, every = False, True
+            some, every, unknown = np.int32(0), np.int32(-1), np.float32(0)
             for y in range(by * CELL, min(by * CELL + CELL, ny)):
-                for x in range(bx * CELL, min(bx * CELL + CELL, nx)):
-                    every = every and (mask[y, x] & no_data_bit) != 0
-                    some = some or mask[y, x] != 0
-                    some = some or not np.isfinite(image[y, x] + variance[y, x])
-            dirty[by, bx] = 2 if every else (1 if some else 0)
+                columns = slice(bx * CELL, min(bx * CELL + CELL, nx))
+                bits, values, noise = mask[y, columns], image[y, columns], variance[y, columns]
+                for x in range(bits.size):
+                    some |= bits[x]
+                    every &= bits[x]
+                    # nan from what is not finite
+                    unknown += (values[x] + noise[x]) * np.float32(0)
+            touched = some != 0 or unknown != 0
+            empty = (every & no_data_bit) != 0
+            dirty[by, bx] = 2 if empty else (1 if touched else 0)
     return dirty
 
 
@@ -53,7 +58,7 @@ def warp_cells(
 
     ``grid_x`` and ``grid_y`` (ny_cells + 1, nx_cells + 1) are input coordinates of output
     pixels (CELL i, CELL j), nan where there is no input; ``wanted`` (ny_cells, nx_cells) is 0
-    where a cell need not be filled. The outputs hold "no data" before.
+    where a cell need not be filled: it holds "no data", as every pixel without input does.
     A tap is missing outside the input, where not finite, and where a missing bit is set
     without the interpolated one; what remains is renormalised while it has half of the weight.
     """
@@ -67,6 +72,10 @@ def warp_cells(
     noise = variance.ravel()
     for cy in range(first, end):
         for cx in range(grid_x.shape[1] - 1):
+            for y in range(cy * CELL, min(cy * CELL + CELL, oy)):
+                out_image[y, cx * CELL : cx * CELL + CELL] = 0
+                out_variance[y, cx * CELL : cx * CELL + CELL] = np.inf
+                out_mask[y, cx * CELL : cx * CELL + CELL] = no_data_bit
             if wanted[cy, cx] == 0:
                 continue
             ax, bx = grid_x[cy, cx], grid_x[cy, cx + 1]

@@ -22,6 +22,8 @@ class MasterFrame:
     """File name and SHA-256 of each frame that went in."""
     camera: str = ""
     """Name of the instrument; empty when nobody said."""
+    overscan: str = ""
+    """What was subtracted: ``amplifier``, ``row`` or ``none``; empty when nobody said."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

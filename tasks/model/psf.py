@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from promptdia.tasks.kernels.psf_phot import blend_stamps
 from promptdia.tasks.model.arrays import Floats
 
 FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
@@ -19,7 +20,10 @@ class Psf(Protocol):
         ...
 
     def stamps(self, x: Floats, y: Floats) -> Floats:
-        """(n, size, size) images of unit sum for stars centred on the stamp's middle pixel."""
+        """(n, size, size) images of a star of unit flux centred on the stamp's middle pixel.
+
+        Their sum is the part of the light that lies within, as far as that was measured: near 1.
+        """
         ...
 
 
@@ -40,9 +44,14 @@ class PolynomialPsf:
 
     def stamps(self, x: Floats, y: Floats) -> Floats:
         terms = polynomial_terms(scaled(x, self.x_range), scaled(y, self.y_range), self.order)
-        images = np.tensordot(terms, self.coefficients, axes=(1, 0))
-        result: Floats = images / images.sum(axis=(1, 2), keepdims=True)
-        return result
+        images: Floats = np.tensordot(terms, self.coefficients, axes=(1, 0))
+        return images
+
+    def light(self, x: Floats, y: Floats) -> Floats:
+        """(n,) sums of the stamps."""
+        terms = polynomial_terms(scaled(x, self.x_range), scaled(y, self.y_range), self.order)
+        sums: Floats = terms @ self.coefficients.sum(axis=(1, 2))
+        return sums
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +59,7 @@ class GridPsf:
     """Stamps at the nodes of a grid, interpolated bilinearly between them."""
 
     nodes: Floats
-    """(ny_nodes, nx_nodes, size, size), each of unit sum."""
+    """(ny_nodes, nx_nodes, size, size)."""
     x: Floats
     """(nx_nodes,) pixel positions, ascending."""
     y: Floats
@@ -64,11 +73,9 @@ class GridPsf:
         iy, wy = _bracket(self.y, np.atleast_1d(y))
         jx = np.minimum(ix + 1, self.x.size - 1)
         jy = np.minimum(iy + 1, self.y.size - 1)
-        wx, wy = wx[:, None, None], wy[:, None, None]
-        low = self.nodes[iy, ix] * (1 - wx) + self.nodes[iy, jx] * wx
-        high = self.nodes[jy, ix] * (1 - wx) + self.nodes[jy, jx] * wx
-        result: Floats = low * (1 - wy) + high * wy
-        return result
+        out = np.empty((iy.size, self.size, self.size))
+        blend_stamps(np.ascontiguousarray(self.nodes, float), iy, ix, jy, jx, wy, wx, out)
+        return out
 
 
 def constant_psf(stamp: Floats) -> GridPsf:
@@ -99,6 +106,11 @@ def polynomial_terms(u: Floats, v: Floats, order: int) -> Floats:
     return np.stack(
         [tu[:, i] * tv[:, j] for j in range(order + 1) for i in range(order + 1 - j)], axis=1
     )
+
+
+def polynomial_order(n_terms: int) -> int:
+    """The order of which ``polynomial_terms`` has so many."""
+    return int(np.sqrt(2.0 * n_terms) - 0.5)
 
 
 def effective_area(stamps: Floats) -> Floats:

@@ -6,8 +6,12 @@ import numpy as np
 from astropy.io import fits
 from support.processed import VISITS, promptdia
 
+from promptdia.pipeline.io.fits import read_exposure
 from promptdia.pipeline.io.parquet import read_array
+from promptdia.pipeline.repository import Repository
+from promptdia.tasks.model.exposure import ScienceExposure
 from promptdia.tasks.model.mask import mask_header
+from promptdia.tasks.resampling import RESAMPLED
 
 VISIT, DETECTOR = VISITS[0], 0
 
@@ -46,6 +50,11 @@ def test_a_calibrated_frame_gives_the_alerts_of_its_raw_frame(
     assert promptdia("ingest", fresh, delivered, "--as", "calexp").status == 0
     done = promptdia("visit", fresh, VISIT, "--detector", DETECTOR, "--json")
     assert done.status == 0, done.err
+    # its noise was looked at, and is white
+    repository = Repository(fresh)
+    kept = repository.product(VISIT, DETECTOR, "calexp.fits")
+    notes = read_exposure(kept, repository.detector(DETECTOR), ScienceExposure).notes
+    assert 0.0 <= float(notes[RESAMPLED]) < 0.1
     where = Path("products") / str(VISIT) / str(DETECTOR) / "dia_sources.parquet"
     raw, adopted = read_array(processed / where), read_array(fresh / where)
     bright = raw[np.abs(raw["snr"]) > 8]

@@ -22,6 +22,7 @@ from promptdia.pipeline.calib import build_calibrations
 from promptdia.pipeline.errors import ConfigError, InputError
 from promptdia.pipeline.ingest import ingest
 from promptdia.pipeline.io.fits import read_master
+from promptdia.pipeline.io.sums import sha256
 from promptdia.pipeline.repository import Repository
 
 VISIT = 2024030400007
@@ -126,6 +127,37 @@ def test_masters_copied_from_another_camera_are_refused(
     ingest(other, [write_foreign(tmp_path / "light.fits", foreign_header())])
     with pytest.raises(InputError, match="is a bias of camera hilltop, this repository's is valle"):
         other.master("bias", other.visit(VISIT), 4)
+
+
+def test_files_that_are_no_masters_or_in_another_unit_are_refused(
+    repository: Repository, tmp_path: Path
+) -> None:
+    write_biases(repository, tmp_path)
+    [path] = (repository.root / "calib" / "bias").glob("*.fits")
+    ingest(repository, [write_foreign(tmp_path / "light.fits", foreign_header())])
+    assert read_master(path).overscan == "amplifier"
+    with fits.open(path) as hdus:
+        hdus[0].header["BUNIT"] = "adu"
+        hdus.writeto(path, overwrite=True)
+    with pytest.raises(InputError, match="is in adu, a master bias must be in electron"):
+        repository.master("bias", repository.visit(VISIT), 4)
+    fits.PrimaryHDU(np.ones((NY, NX), np.float32)).writeto(path, overwrite=True)
+    with pytest.raises(InputError, match=r"is no master frame \(no IMAGE, VARIANCE, INPUTS\)"):
+        repository.master("bias", repository.visit(VISIT), 4)
+
+
+def test_defects_list_the_masters_they_were_found_on_and_their_camera(
+    repository: Repository, tmp_path: Path
+) -> None:
+    write_biases(repository, tmp_path)
+    [master] = (repository.root / "calib" / "bias").glob("*.fits")
+    path = repository.defects_path(4)
+    with fits.open(path) as hdus:
+        assert [tuple(row) for row in hdus["INPUTS"].data] == [(master.name, sha256(master))]
+        hdus[0].header["CAMERA"] = "valley"
+        hdus.writeto(path, overwrite=True)
+    with pytest.raises(InputError, match=r"are defects of camera valley, this repository's is hil"):
+        repository.defects(4)
 
 
 def write_biases(repository: Repository, folder: Path, nights: tuple[str, ...] = ("05",)) -> None:

@@ -116,6 +116,6 @@ def test_a_master_too_old_or_of_another_band_is_not_taken(tmp_path: Path) -> Non
     with pytest.raises(
         InputError,
         match=r"no master flat for detector 4 in band r within 60 days of visit 2024030400007 "
-        r".*or set isr\.flat: false",
+        r".*or set pipeline\.isr\.flat: false",
     ):
         repository.calibrations(VISIT, 4)

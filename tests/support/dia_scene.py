@@ -55,6 +55,12 @@ class DiaScene:
         ny, nx = self.shape
         return tan_wcs(150.0, 2.0, nx / 2, ny / 2, cd, self.shape)
 
+    @property
+    def stamp_light(self) -> float:
+        """The part of a star's light that falls on the PSF's stamp, which has unit sum."""
+        y, x = np.mgrid[-15:16, -15:16]
+        return float(moffat(self.fwhm, x, y).sum())
+
     def flux_of(self, snr: float) -> float:
         """Flux of a point source with this S/N on the difference."""
         y, x = np.mgrid[-15:16, -15:16]

@@ -3,35 +3,46 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.ndimage import convolve
 
-from promptdia.tasks.convolve import Tiles, centred_rfft
-from promptdia.tasks.kernel_basis import basis_half_width, gauss_hermite_basis
+from promptdia.tasks.convolve import Tiles, VaryingFilter
+from promptdia.tasks.kernel_basis import basis_half_width, delta_basis, gauss_hermite_basis
+from promptdia.tasks.model.arrays import Floats
 
 
-@pytest.mark.parametrize("shape", [(200, 310), (47, 50), (96, 96)])
+@pytest.mark.parametrize("shape", [(200, 310), (47, 50), (112, 112)])
 def test_tiles_convolve_like_one_direct_convolution(shape):
     rng = np.random.default_rng(1)
     image = rng.normal(size=shape).astype(np.float32)
     kernel = rng.normal(size=(13, 13))
-    tiles = Tiles.around(shape, 6)
-    transfer = centred_rfft(kernel[None], tiles.side)
-    done = tiles.convolve(image, lambda row: np.repeat(transfer, tiles.x.size, axis=0))
+    filters = VaryingFilter(kernel[None], VaryingFilter.point().weights)
+    done = Tiles.around(shape, 6).convolve(image, filters)
     assert_allclose(done, convolve(image, kernel, mode="nearest"), atol=2e-4)
 
 
-def test_each_tile_has_its_own_filter():
-    image = np.ones((128, 128), np.float32)
-    tiles = Tiles.around(image.shape, 4)
+def test_each_tile_has_the_filter_of_its_centre():
+    rng = np.random.default_rng(3)
+    image = rng.normal(size=(260, 240)).astype(np.float32)
+    images = rng.normal(size=(2, 5, 5))
 
-    def transfer(row: int) -> np.ndarray:
-        factors = np.arange(tiles.x.size) + 10.0 * row
-        filters = np.zeros((tiles.x.size, 3, 3))
-        filters[:, 1, 1] = factors
-        return centred_rfft(filters, tiles.side)
+    def weights(x: Floats, y: Floats) -> Floats:
+        return np.stack([1 + x / 240, y / 260 - 0.3], axis=1)
 
-    done = tiles.convolve(image, transfer)
+    filters = VaryingFilter(images, weights)
+    tiles = Tiles.around(image.shape, 2)
+    assert tiles.x.size >= 3
+    assert tiles.y.size >= 3
+    done = tiles.convolve(image, filters)
     for row, y in enumerate(tiles.y):
         for column, x in enumerate(tiles.x):
-            assert_allclose(done[int(y), int(x)], column + 10 * row, atol=1e-4)
+            w = weights(np.array([x]), np.array([y]))[0]
+            expected = convolve(image, w[0] * images[0] + w[1] * images[1], mode="nearest")
+            inside = tuple(slice(i * tiles.inner, (i + 1) * tiles.inner) for i in (row, column))
+            assert_allclose(done[inside], expected[inside], atol=1e-4)
+
+
+def test_a_point_filter_only_scales():
+    image = np.random.default_rng(4).normal(size=(90, 130)).astype(np.float32)
+    filters = VaryingFilter.point(lambda x, y: np.full(x.size, 3.0))
+    assert_allclose(Tiles.around(image.shape, 4).convolve(image, filters), 3 * image, atol=1e-5)
 
 
 def test_the_first_basis_image_carries_the_whole_sum():
@@ -45,9 +56,23 @@ def test_the_first_basis_image_carries_the_whole_sum():
     assert independent == len(basis.images)
 
 
-def test_stamps_are_convolved_like_by_scipy():
+def test_a_delta_basis_spans_every_kernel_and_its_penalty_prefers_smooth_ones():
+    basis = delta_basis(3)
+    assert_allclose(basis.images.sum(axis=(1, 2)), np.eye(49)[0], atol=1e-12)
+    rng = np.random.default_rng(5)
+    wanted = rng.normal(size=(7, 7))
+    coefficients = np.linalg.solve(basis.images.reshape(49, -1).T, wanted.ravel())
+    assert_allclose(coefficients[0], wanted.sum())
+    coefficients[0] = 0.0  # the sum is free
+    zero_sum = np.tensordot(coefficients, basis.images, axes=1)
+    bends = [np.diff(np.pad(zero_sum, 1), 2, axis=axis) for axis in (0, 1)]
+    expected = (bends[0] ** 2).sum() + (bends[1] ** 2).sum()
+    assert_allclose(coefficients @ basis.penalty @ coefficients, expected)
+
+
+@pytest.mark.parametrize("basis", [gauss_hermite_basis(1.0, (0.3, -0.4)), delta_basis(4)])
+def test_stamps_are_convolved_like_by_scipy(basis):
     rng = np.random.default_rng(2)
-    basis = gauss_hermite_basis(1.0, (0.3, -0.4))
     h = basis.half_width
     stamp = rng.normal(size=(1, 9 + 2 * h, 9 + 2 * h))
     done = basis.convolve_stamps(stamp)[0]

@@ -1,5 +1,6 @@
 """Cosmic rays on simulated stars and tracks, beside an independent finder and a slow twin."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import astroscrappy
@@ -15,9 +16,9 @@ from promptdia.tasks.cosmic_rays import (
     FindCosmicRays,
     TooManyCosmicRays,
     box_sky,
-    star_ratios,
+    rules,
 )
-from promptdia.tasks.kernels.cosmic_rays import find_candidates, sharp_value
+from promptdia.tasks.kernels.cosmic_rays import bump_value, find_candidates, sharp_value
 from promptdia.tasks.kernels.fill import fill_gaps
 from promptdia.tasks.model.exposure import Exposure
 from promptdia.tasks.model.mask import MaskPlane, has
@@ -158,16 +159,51 @@ def test_candidates_are_those_of_plain_numpy() -> None:
     assert (flags.astype(bool) == wanted).all()
 
 
-def test_a_centred_star_is_never_sharp_and_a_spike_is() -> None:
-    variance = np.ones((7, 7), np.float32)
-    for fwhm in (1.8, 3.0, 6.0):
-        star = draw_stars((7, 7), np.array([3.0]), np.array([3.0]), np.array([1e5]), fwhm, 20.0)
-        image = (star + 100.0).astype(np.float32)
-        ratios = 0.7 * star_ratios(fwhm)
-        assert np.isnan(sharp_value(image, variance, 3, 3, 100.0, ratios, 6.0, 2.5))
-        image[3, 3] += 4.0 * image[3, 3]
-        estimate = sharp_value(image, variance, 3, 3, 100.0, ratios, 6.0, 2.5)
-        assert_allclose(estimate, (image[2, 2] + image[4, 4]) / 2)
+def one_star(fwhm: float, x: float, y: float) -> np.ndarray:
+    """(11, 11) with a star of 1e5 on a level of 100."""
+    star = draw_stars((11, 11), np.array([x]), np.array([y]), np.array([1e5]), fwhm, 20.0)
+    return (star + 100.0).astype(np.float32)
+
+
+@pytest.mark.parametrize("fwhm", [1.8, 3.0, 6.0])
+def test_no_pixel_of_a_star_is_sharp_or_a_bump_and_a_spike_on_it_is(fwhm: float) -> None:
+    seed, neighbour, bump, _, edge = rules(CosmicRayConfig(), np.hypot(fwhm, 0.68))
+    for x, y in ((5.0, 5.0), (5.4, 4.7), (3.2, 5.5)):
+        image = one_star(fwhm, x, y)
+        variance = image + np.float32(50.0)
+        for py in range(3, 8):
+            for px in range(3, 8):
+                for rule in (seed, neighbour, edge):
+                    assert np.isnan(sharp_value(image, variance, py, px, 100.0, rule))
+                # narrower ones are no parabola after the pixels have averaged them
+                assert fwhm < 2.5 or np.isnan(bump_value(image, variance, py, px, 100.0, bump))
+    image = one_star(fwhm, 5.0, 5.0)
+    before = image[5, 5]
+    image[5, 5] *= 4.0
+    assert_allclose(
+        sharp_value(image, variance, 5, 5, 100.0, seed), (image[4, 4] + image[6, 6]) / 2, rtol=1e-4
+    )
+    # the star is a Gaussian spread over pixels, so near a parabola in the logarithm
+    found = bump_value(image, variance, 5, 5, 100.0, bump)
+    assert_allclose(found, before, rtol=0.05 if fwhm > 2.5 else 0.15)
+
+
+def test_the_geometric_mean_sees_a_track_on_a_slope_that_the_arithmetic_does_not() -> None:
+    variance = np.full((11, 11), 100.0, np.float32)
+    image = one_star(3.0, 5.0, 5.0)
+    image[:, 8] += 1500.0
+    seed, *_ = rules(CosmicRayConfig(), 3.0)
+    assert not np.isnan(sharp_value(image, variance, 5, 8, 100.0, seed))
+    arithmetic = seed._replace(floor=np.inf)
+    assert np.isnan(sharp_value(image, variance, 5, 8, 100.0, arithmetic))
+
+
+def test_faint_single_pixels_are_noise() -> None:
+    image = np.random.default_rng(9).normal(0.0, 60.0, (64, 64))
+    image[30, 30] = 7.0 * 60.0
+    loose = FindCosmicRays(replace(CosmicRayConfig(), min_snr=0.0))
+    assert loose.find(make_exposure(image, 3600.0), 3.0)[0][30, 30]
+    assert not FIND.find(make_exposure(image, 3600.0), 3.0)[0][30, 30]
 
 
 def test_the_sky_of_a_box_is_its_lower_quartile() -> None:

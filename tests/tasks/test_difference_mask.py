@@ -6,10 +6,11 @@ from support.pairs import exposure_on
 from promptdia.tasks.difference_mask import (
     broken_pixels,
     fill_broken,
+    merged_mask,
     spread_mask,
-    template_bits,
 )
-from promptdia.tasks.kernels.masks import blend_variances, spread
+from promptdia.tasks.kernels.difference import blend_variances
+from promptdia.tasks.kernels.masks import spread
 from promptdia.tasks.kernels.warp import CELL, dirty_blocks
 from promptdia.tasks.model.mask import MaskPlane
 from promptdia.tasks.model.psf import gaussian_stamp
@@ -30,7 +31,7 @@ def test_what_bad_pixels_contribute_equals_a_convolution_of_their_map():
     y, x = np.nonzero(bad)
     unknown = rng.random(y.size).astype(np.float32)
     out = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.int32)
-    spread(y, x, np.full(y.size, BAD, np.int32), unknown, share, *out)
+    spread(y, x, np.full(y.size, BAD, np.int32), unknown, share, 0, *out)
     values = np.zeros(SHAPE)
     values[y, x] = unknown
     assert_allclose(out[0], convolve(bad.astype(float), share, mode="constant"), atol=1e-5)
@@ -69,6 +70,16 @@ def test_blocks_are_clean_touched_or_empty():
     assert dirty_blocks(image, variance, mask, NO_DATA).tolist() == [[2, 0, 1], [0, 1, 0]]
 
 
+def test_a_template_mask_is_renamed_and_what_was_detected_forgotten():
+    science, template = np.zeros(SHAPE, np.int32), np.zeros(SHAPE, np.int32)
+    science[1, 1] = SAT | MaskPlane.DETECTED.value
+    template[1, 1], template[2, 2] = SAT | NO_DATA, MaskPlane.INJECTED.value | MaskPlane.EDGE.value
+    merged = merged_mask(science, template)
+    assert merged[1, 1] == SAT | MaskPlane.SAT_TEMPLATE.value | NO_DATA
+    assert merged[2, 2] == MaskPlane.INJECTED_TEMPLATE.value
+    assert np.count_nonzero(merged) == 2
+
+
 def test_broken_pixels_take_the_other_images_value():
     one, other = exposure(), exposure(90.0)
     image, mask = one.image.copy(), one.mask.copy()
@@ -95,7 +106,8 @@ def test_bits_reach_as_far_as_the_kernel_carries_their_pixels():
     one = one.replace(image=image, mask=mask)
     filled = fill_broken(one, one, broken_pixels(one), broken_pixels(one))
     kernel = gaussian_stamp(1.0, 11)
-    result = spread_mask(template_bits(mask), filled, kernel, one.variance, 0.02, 1.0)
+    result = merged_mask(np.zeros(SHAPE, np.int32), mask)
+    spread_mask(result, filled, kernel, one.variance, 0.02, 1.0)
     yy, xx = np.indices(SHAPE)
     from_bad, from_sat = np.hypot(yy - 30, xx - 30), np.hypot(yy - 15, xx - 50)
     bad = result & BAD != 0

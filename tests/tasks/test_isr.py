@@ -219,6 +219,24 @@ def test_frames_and_masters_that_do_not_fit_are_refused_by_name() -> None:
         ISR.run(raw, Calibrations(bias=master("dark", pixels)))
 
 
+def test_masters_of_another_level_or_scale_are_refused_by_name() -> None:
+    detector = one_amplifier(60, 40, overscan=32)
+    raw = make_raw(sky_frame(detector, 100.0, 1), detector)
+    bias = master("bias", np.zeros(detector.shape))
+    for made, read in (("none", "amplifier"), ("row", "none")):
+        isr = RemoveSignature(replace(IsrConfig(), overscan=read))
+        given = Calibrations(bias=replace(bias, overscan=made))
+        with pytest.raises(
+            WrongCalibration, match=f"overscan {made}, the frame is read with {read}"
+        ):
+            isr.run(raw, given)
+    with pytest.raises(WrongCalibration, match=r"flat has median 2e\+04, must be divided"):
+        ISR.run(raw, Calibrations(flat=master("flat", np.full(detector.shape, 2e4))))
+    short = replace(bias, variance=np.zeros((3, 60), np.float32))
+    with pytest.raises(WrongShape, match="variance of the master bias has shape"):
+        ISR.run(raw, Calibrations(bias=short))
+
+
 def test_an_amplifier_whose_boxes_differ_in_size_is_refused() -> None:
     detector = one_amplifier(16, 16)
     amplifier = replace(detector.amplifiers[0], data=Box(0, 15, 0, 16))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from support.dia_scene import SCALE_ARCSEC, VISIT, DiaScene, grid_positions
+from support.dia_scene import SCALE_ARCSEC, VISIT, DiaScene, grid_positions, moffat_psf
 
 from promptdia.apdb.ids import unpack
 from promptdia.tasks.detect import DetectConfig, DetectDiaSources
@@ -74,6 +74,20 @@ def test_fluxes_and_their_errors_are_right(
     noise = scene.noise**2 + scene.template_noise**2
     expected = -0.5 * (rows["psfChi2"] + rows["psfNdata"] * np.log(2 * np.pi * noise))
     assert_allclose(rows["psfLnL"], expected, rtol=1e-5)
+
+
+def test_the_likelihood_is_of_the_pixels_that_were_fitted() -> None:
+    scene = DiaScene(shape=(128, 128), seed=37)
+    scene.add_star(64.2, 63.7, scene.flux_of(40.0))
+    difference, science, matched = scene.exposures()
+    # its stamp ends before the radius of the fit does
+    difference = difference.replace(psf=moffat_psf(scene.fwhm, 9))
+    config = DetectConfig(streaks=None, rescale_noise=False)
+    found = DetectDiaSources(config).run(difference, science, matched)
+    (row,) = MeasureDiaSources(MeasureConfig()).run(found, science, matched)
+    logs = row["psfNdata"] * np.log(2 * np.pi * (scene.noise**2 + scene.template_noise**2))
+    assert row["psfNdata"] == 81
+    assert_allclose(row["psfLnL"], -0.5 * (row["psfChi2"] + logs), rtol=1e-5)
 
 
 def test_positions_and_their_errors_are_right(
@@ -149,6 +163,23 @@ def test_a_dipole_is_called_one_and_measured() -> None:
     east, north = (ends[0] - here[0]) * np.cos(np.deg2rad(here[1])), ends[1] - here[1]
     turn = (rows["dipoleAngle"] - np.rad2deg(np.arctan2(east, north)) + 180) % 360 - 180
     assert np.abs(turn).max() < 12
+
+
+def test_errors_of_dipoles_know_that_the_images_share_their_noise() -> None:
+    scene = DiaScene(shape=(768, 768), seed=35)
+    x, y = grid_positions(14, 54, seed=36)
+    angle, length = np.linspace(0, 40, x.size), np.linspace(1.2, 4.2, x.size)
+    flux = scene.flux_of(60.0)
+    for k in range(x.size):
+        scene.add_dipole(
+            x[k], y[k], length[k] * np.cos(angle[k]), length[k] * np.sin(angle[k]), flux
+        )
+    rows = at(measured(scene), x, y)
+    rows = rows[rows["isDipole"]]
+    assert rows.size > 190
+    assert 0.88 < np.std(rows["dipoleFluxDiff"] / rows["dipoleFluxDiffErr"]) < 1.12
+    off = rows["dipoleMeanFlux"] - flux * scene.stamp_light
+    assert 0.88 < np.std(off / rows["dipoleMeanFluxErr"]) < 1.12
 
 
 def test_a_variable_star_is_no_dipole() -> None:

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from support.star_field import moffat
 
 from promptdia.tasks.kernels.psf_phot import TAPS
-from promptdia.tasks.model.psf import constant_psf, gaussian_stamp
+from promptdia.tasks.model.psf import GridPsf, constant_psf, gaussian_stamp
 from promptdia.tasks.psf_photometry import psf_flux, shift_stamps
 
 
@@ -95,6 +95,19 @@ def test_pulls_of_injected_stars_have_unit_scatter() -> None:
     assert abs(pull.mean()) < 0.15
     assert abs(pull.std() - 1) < 0.12
     assert_allclose(np.median(got.chi2 / got.n_data), 1.0, atol=0.05)
+
+
+def test_a_psf_on_a_grid_is_bilinear_between_nodes_and_constant_beyond() -> None:
+    nodes = np.random.default_rng(5).random((2, 3, 7, 7))
+    psf = GridPsf(nodes, np.array([10.0, 20.0, 40.0]), np.array([5.0, 25.0]))
+    x, y = np.array([12.5, 40.0, -3.0, 99.0]), np.array([10.0, 5.0, 90.0, 15.0])
+    across = [
+        nodes[:, 0] * 0.75 + nodes[:, 1] * 0.25, nodes[:, 2], nodes[:, 0], nodes[:, 2],
+    ]  # fmt: skip
+    weights = [0.25, 0.0, 1.0, 0.5]
+    expected = [a[0] * (1 - w) + a[1] * w for a, w in zip(across, weights)]
+    assert_allclose(psf.stamps(x, y), expected, rtol=1e-12)
+    assert psf.stamps(np.zeros(0), np.zeros(0)).shape == (0, 7, 7)
 
 
 def test_positions_without_pixels_give_nan() -> None:

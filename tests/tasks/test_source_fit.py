@@ -6,11 +6,14 @@ from scipy import ndimage
 from scipy.optimize import least_squares
 from support.dia_scene import DiaScene, moffat_psf
 
+from promptdia.tasks.detect import UNUSABLE, usable
 from promptdia.tasks.footprints import find_footprints
 from promptdia.tasks.kernels.detect import bin_snr
+from promptdia.tasks.kernels.footprints import claim_pixels, cut_squares
 from promptdia.tasks.kernels.source_fit import TAPS, add_psf, invert
 from promptdia.tasks.local_sky import LocalSky
 from promptdia.tasks.model.arrays import Floats
+from promptdia.tasks.model.mask import MaskPlane
 from promptdia.tasks.psf_photometry import shift_stamps
 from promptdia.tasks.star_fit import Planes
 from promptdia.tasks.trail import fit_points, fit_trails
@@ -139,6 +142,57 @@ def test_footprints_are_the_connected_pixels_over_the_threshold() -> None:
         assert (peak["x0"], peak["x1"]) == (box[1].start, box[1].stop)
         top = np.argmax(np.where(inside, np.abs(snr), 0))
         assert (peak["y"], peak["x"]) == np.unravel_index(top, snr.shape)
+
+
+def test_footprints_grow_to_disks_and_are_numbered_by_their_first_pixel() -> None:
+    snr = np.zeros((60, 70), np.float32)
+    snr[0, 69], snr[20, 20], snr[20, 27], snr[18, 60], snr[59, 1] = 6, 7, -8, 9, 10
+    found = find_footprints(snr, 5.0, 3, 1e9)
+    y, x = np.mgrid[-3:4, -3:4]
+    grown = ndimage.binary_dilation(np.abs(snr) >= 5, x**2 + y**2 <= 9)
+    labels, n = ndimage.label(grown, np.ones((3, 3)))
+    assert n == len(found.peaks) == 4
+    assert_allclose(found.peaks["snr"], [6, 9, -8, 10])
+    order = np.argsort(labels.ravel(), kind="stable")[np.count_nonzero(labels == 0) :]
+    assert np.array_equal(found.pixels, order)
+    # both signs grew into the third
+    assert set(found.signs[found.starts[2] : found.starts[3]]) == {1, 2}
+
+
+def test_claims_and_squares_leave_out_what_is_bad_foreign_or_off_the_image() -> None:
+    random = np.random.default_rng(6)
+    image = random.standard_normal((30, 40)).astype(np.float32)
+    good = random.random(image.shape) > 0.1
+    pixels = np.flatnonzero(random.random(image.shape) > 0.6)
+    numbers = random.integers(1, 4, pixels.size)
+    claims = np.zeros(image.shape, np.int32)
+    claim_pixels(good, pixels, numbers, claims)
+    twin = np.zeros(image.size, int)
+    twin[pixels] = numbers
+    assert np.array_equal(claims, np.where(good, twin.reshape(image.shape), -1))
+    own, sign = np.array([1, 3]), np.array([1.0, -1.0])
+    x0, y0 = np.array([-2, 33]), np.array([5, 24])
+    stamps, blocked = np.empty((18, 9), np.float32), np.empty((18, 9), bool)
+    cut_squares(image, claims, own, sign, x0, y0, stamps, blocked)
+    wide, wide_claims = np.pad(image, 9), np.pad(claims, 9, constant_values=-1)
+    for k in range(2):
+        cut = slice(y0[k] + 9, y0[k] + 18), slice(x0[k] + 9, x0[k] + 18)
+        free = (wide_claims[cut] == 0) | (wide_claims[cut] == own[k])
+        assert np.array_equal(blocked[9 * k : 9 * k + 9], ~free)
+        assert np.array_equal(stamps[9 * k : 9 * k + 9], np.where(free, sign[k] * wide[cut], 0))
+
+
+def test_pixels_are_usable_when_all_three_planes_say_so() -> None:
+    scene = DiaScene(shape=(20, 30), seed=5)
+    scene.mark(5, 5, 2, MaskPlane.SAT)
+    scene.mark(15, 5, 2, MaskPlane.NEAR_BRIGHT)
+    difference = scene.exposures()[0]
+    difference.image[9, 9] = np.nan
+    difference.variance[10, 10:13] = 0.0, np.inf, np.nan
+    expected = difference.usable(UNUSABLE) & np.isfinite(difference.image)
+    expected &= difference.variance > 0
+    assert np.array_equal(usable(difference), expected)
+    assert (~expected).sum() == 13 + 4
 
 
 def test_local_sky_turns_vectors_and_moments() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from support.dia_scene import DiaScene
 
 from promptdia.tasks.detect import DetectConfig, DetectDiaSources
@@ -81,6 +82,15 @@ def test_a_wide_streak_gets_a_wide_mask() -> None:
 
 def test_none_is_invented_on_twenty_empty_fields() -> None:
     assert sum(len(search(noise(seed))) for seed in range(100, 120)) == 0
+
+
+def test_none_is_invented_where_the_sky_is_uneven_and_a_real_one_is_still_found() -> None:
+    light = np.exp(-0.5 * (line(40.0, 60.0) / 2) ** 2)
+    for seed in (200, 201, 202):
+        sky = ndimage.gaussian_filter(noise(seed + 1000), 24.0, mode="wrap")
+        image = noise(seed) + 0.2 * sky / sky.std()
+        assert search(image) == []
+        assert len(search(image + (1.5 * light).astype(np.float32))) == 1
 
 
 def test_bright_residuals_in_a_crowd_are_no_streak() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from lib.fields import Field, calibrated, standard
-from lib.results import Checks, Rows, check
+from lib.results import Checks, Rows, check, verdict
 
 from promptdia.tasks.astrometry import AstrometryConfig, SolveAstrometry
 from promptdia.tasks.errors import TaskError
@@ -17,6 +17,8 @@ OFFSET_ARCSEC, ROTATION_DEG, SCALE_ERROR = 60.0, 1.0, 0.1
 """How wrong the first guesses are, at most."""
 WRONG_ARCSEC = 0.1
 """A solution farther than this from the truth, anywhere on the detector, is wrong."""
+ENOUGH_STARS = 100
+"""With fewer, a WCS is known in the corners no better than its limit."""
 
 
 def checks(seed: int, quick: bool) -> tuple[Checks, Rows]:
@@ -38,8 +40,13 @@ def checks(seed: int, quick: bool) -> tuple[Checks, Rows]:
         )
     worst_axis = max(max(r["rms_east_mas"], r["rms_north_mas"]) for r in rows)
     worst = max(r["wcs_worst_mas"] for r in rows)
-    results.append(check("astrometry rms per axis, S/N > 100, mas", worst_axis, "<= 10"))
-    results.append(check("astrometry WCS error anywhere, mas", worst, "<= 20"))
+    least = min(int(r["stars"]) for r in rows)
+    for name, value, needed in (
+        ("astrometry rms per axis, S/N > 100, mas", worst_axis, "<= 10"),
+        ("astrometry WCS error anywhere, mas", worst, "<= 20"),
+    ):
+        found = verdict(name, value, needed, least, ENOUGH_STARS)
+        results, rows = results + found[0], rows + found[1]
     more = guesses(seed, standard(seed, quick)[0], calibrated(seed, quick)[0].sources, quick)
     return results + more[0], rows + more[1]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 from lib.fields import Field, calibrated, standard
-from lib.results import Checks, Rows, check
+from lib.results import Checks, Rows, verdict
 from scipy.spatial import cKDTree
 
 from promptdia.tasks.calibrate import Calibrated
@@ -13,6 +13,8 @@ from promptdia.tasks.model.psf import polynomial_terms
 BRIGHT_SNR = 100.0
 MAG_PER_LN = 2.5 / np.log(10.0)
 MATCH_ARCSEC = 0.3
+ENOUGH_STARS = 100
+"""With fewer, chance alone moves zero points and scatters by a third of their limits."""
 
 
 def checks(seed: int, quick: bool) -> tuple[Checks, Rows]:
@@ -32,11 +34,16 @@ def checks(seed: int, quick: bool) -> tuple[Checks, Rows]:
         }
     )
     visits = rows[:-1]
-    return [
-        check("zero point error, mmag", max(abs(r["zero_point_mmag"]) for r in visits), "<= 3"),
-        check("flux of bright stars, mmag", max(abs(r["flux_mmag"]) for r in visits), "<= 3"),
-        check("repeatability, S/N > 100, mmag", scatter, "<= 5"),
-    ], rows
+    least = min(n, *(int(r["stars"]) for r in visits))
+    results: Checks = []
+    for name, value, needed in (
+        ("zero point error, mmag", max(abs(r["zero_point_mmag"]) for r in visits), "<= 3"),
+        ("flux of bright stars, mmag", max(abs(r["flux_mmag"]) for r in visits), "<= 3"),
+        ("repeatability, S/N > 100, mmag", scatter, "<= 5"),
+    ):
+        found = verdict(name, value, needed, least, ENOUGH_STARS)
+        results, rows = results + found[0], rows + found[1]
+    return results, rows
 
 
 def zero_point(field: Field, done: Calibrated) -> dict[str, float | str]:

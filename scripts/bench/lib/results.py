@@ -21,6 +21,16 @@ def check(name: str, value: float, needed: str) -> dict[str, Any]:
     }
 
 
+def verdict(
+    name: str, value: float, needed: str, sample: int, enough: int, of: str = "stars"
+) -> tuple[Checks, Rows]:
+    """A check where the sample can tell, else a row that says why there is no verdict."""
+    if sample >= enough:
+        return [check(name, value, needed)], []
+    reason = f"{sample} {of}, a verdict needs {enough}"
+    return [], [{"what": f"no verdict on {name}", "value": value, "reason": reason}]
+
+
 def met(value: float, needed: str) -> bool:
     """Whether a value fulfils ``<= x``, ``>= x``, ``== x`` or ``a to b``; nan never does."""
     if " to " in needed:

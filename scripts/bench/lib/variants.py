@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import yaml
 from lib.fields import Field, simulate
-from lib.photometry import repeatability, zero_point
-from lib.results import Checks, Rows, check
+from lib.photometry import ENOUGH_STARS, repeatability, zero_point
+from lib.results import Checks, Rows, check, verdict
 
 from promptdia.pipeline.sim import SURVEYS, SimulatedSurvey, Survey
 from promptdia.pipeline.sim.scene import sky_image
@@ -74,11 +74,13 @@ def checks(seed: int, quick: bool) -> tuple[Checks, Rows]:
                 "photon_noise_mmag": noise,
             }
         )
-        results += [
-            check(f"{variant.name}: pull of empty apertures", width, "0.98 to 1.02"),
-            check(f"{variant.name}: zero point, mmag", max(map(abs, offsets)), "<= 3"),
-            check(f"{variant.name}: repeatability, mmag", scatter, "<= 5"),
-        ]
+        results.append(check(f"{variant.name}: pull of empty apertures", width, "0.98 to 1.02"))
+        for name, value, needed in (
+            ("zero point, mmag", max(map(abs, offsets)), "<= 3"),
+            ("repeatability, mmag", scatter, "<= 5"),
+        ):
+            found = verdict(f"{variant.name}: {name}", value, needed, stars, ENOUGH_STARS)
+            results, rows = results + found[0], rows + found[1]
     return results, rows
 
 
