@@ -155,6 +155,8 @@ class CalibrateImage:
         state = state._replace(exposure=flat, background=background)
         with _step("seeing", state):
             fwhm = detect.seeing(flat)
+        flat = flat.replace(notes={**flat.notes, "CRSEARCH": config.find_cosmic_rays})
+        state = state._replace(exposure=flat)
         if config.find_cosmic_rays:
             with _step("cosmic rays", state):
                 state = state._replace(exposure=FindCosmicRays(config.cosmic_rays).run(flat, fwhm))

@@ -157,7 +157,7 @@ def photometry_numbers(
     u, v = (g.ravel() for g in np.meshgrid(*2 * [np.linspace(-1, 1, 2 * GRID)]))
     excess = polynomial_terms(u, v, polynomial_order(photometry.excess.size)) @ photometry.excess
     numbers = {
-        "zeroPointCorrection": MAG_PER_LN * float(np.std(excess)),
+        "zeroPointCorrection": float(MAG_PER_LN * np.std(excess)),
         "zeroPointErr": photometry.error_mag,
         "zeroPointScatter": photometry.scatter_mag,
         "nPhotoStar": float(used.sum()),

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 from support.star_field import ZERO_POINT, StarField, matched, moffat, star_field
 
 from promptdia.tasks.calibrate import (
+    CalibrateConfig,
     Calibrated,
     CalibrateImage,
     CalibrationFailed,
@@ -183,6 +184,17 @@ def test_a_bootstrapped_catalogue_calibrates_another_frame() -> None:
     assert inside.sum() > 50
     assert_allclose(x[inside] - x0[inside], 60.0, atol=0.02)
     assert_allclose(y[inside] - y0[inside], -40.0, atol=0.02)
+
+
+def test_frames_cleaned_elsewhere_are_not_searched_for_cosmic_rays_and_say_so(
+    field: StarField, calibrated: Calibrated
+) -> None:
+    off = CalibrateImage(CalibrateConfig(find_cosmic_rays=False))
+    notes = off.bootstrap(field.exposure, ZERO_POINT).science.notes
+    assert notes["CRSEARCH"] is False
+    assert "NCOSMIC" not in notes
+    assert calibrated.science.notes["CRSEARCH"] is True
+    assert calibrated.science.notes["NCOSMIC"] == 0
 
 
 def test_a_failure_names_the_step_and_keeps_what_was_done(field: StarField) -> None:

@@ -60,21 +60,19 @@ def oracle(pair: Pair) -> Result:
     def kernels(x: Floats, y: Floats) -> Floats:
         ours, theirs = (p.stamps(x, y) for p in psfs)
         if science_blurred:
-            return true_kernels(ours, theirs) / RATIO
+            return true_kernels(ours, theirs)
         return true_kernels(theirs, ours) * RATIO
 
     own, one = _on_nodes(kernels, signal.shape), VaryingFilter.point()
     tiles = Tiles.around(signal.shape, KERNEL_SIDE // 2)
+    scale = np.float32(RATIO if science_blurred else 1.0)
     if science_blurred:
-        raw = tiles.convolve(signal, own) - pair.template_noise
-        filters = own, one
+        raw = tiles.convolve(signal, own) - pair.template_noise * scale
     else:
         raw = signal - tiles.convolve(pair.template_noise, own)
-        filters = one, own
-    scale = np.float32(RATIO if science_blurred else 1.0)
     white = decorrelate(
-        raw * scale, Noise(pair.science.variance * scale**2, 0.0),
-        Noise(pair.template.variance * scale**2, 0.0), filters, psfs[0],
+        raw, Noise(pair.science.variance, 0.0), Noise(pair.template.variance * scale**2, 0.0),
+        (own, one) if science_blurred else (one, own), psfs[0],
     )  # fmt: skip
     return Result(white.image, white.variance, _masked(pair), white.psf)
 
