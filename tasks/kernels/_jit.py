@@ -1,4 +1,4 @@
-"""The one place that imports numba."""
+"""The one place that imports numba, but for the vector instructions of ``_vector``."""
 
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar

@@ -3,10 +3,13 @@
 import numpy as np
 
 from promptdia.tasks.kernels._jit import fast_kernel
+from promptdia.tasks.kernels._vector import LANES, separable_sum
 from promptdia.tasks.model.arrays import Floats, Image, Mask
 
 CELL = 32
-"""Pixels between nodes of the coordinate grid, and side of the blocks of ``dirty_blocks``."""
+"""Pixels between nodes of the coordinate grid."""
+BLOCK = 8
+"""Side of the blocks of ``dirty_blocks``."""
 
 
 @fast_kernel
@@ -16,18 +19,16 @@ def dirty_blocks(image: Image, variance: Image, mask: Mask, no_data_bit: int) ->
     0 clean, 1 some pixel has a mask bit or is not finite, 2 every pixel has no data.
     """
     ny, nx = image.shape
-    dirty = np.zeros(((ny + CELL - 1) // CELL, (nx + CELL - 1) // CELL), np.uint8)
+    dirty = np.zeros(((ny + BLOCK - 1) // BLOCK, (nx + BLOCK - 1) // BLOCK), np.uint8)
     for by in range(dirty.shape[0]):
         for bx in range(dirty.shape[1]):
             some, every, unknown = np.int32(0), np.int32(-1), np.float32(0)
-            for y in range(by * CELL, min(by * CELL + CELL, ny)):
-                columns = slice(bx * CELL, min(bx * CELL + CELL, nx))
-                bits, values, noise = mask[y, columns], image[y, columns], variance[y, columns]
-                for x in range(bits.size):
-                    some |= bits[x]
-                    every &= bits[x]
+            for y in range(by * BLOCK, min(by * BLOCK + BLOCK, ny)):
+                for x in range(bx * BLOCK, min(bx * BLOCK + BLOCK, nx)):
+                    some |= mask[y, x]
+                    every &= mask[y, x]
                     # nan from what is not finite
-                    unknown += (values[x] + noise[x]) * np.float32(0)
+                    unknown += (image[y, x] + variance[y, x]) * np.float32(0)
             touched = some != 0 or unknown != 0
             empty = (every & no_data_bit) != 0
             dirty[by, bx] = 2 if empty else (1 if touched else 0)
@@ -59,14 +60,15 @@ def warp_cells(
     ``grid_x`` and ``grid_y`` (ny_cells + 1, nx_cells + 1) are input coordinates of output
     pixels (CELL i, CELL j), nan where there is no input; ``wanted`` (ny_cells, nx_cells) is 0
     where a cell need not be filled: it holds "no data", as every pixel without input does.
+    ``dirty`` is of the input, per BLOCK: the footprint of a pixel touches two at most.
+    ``table`` (phases + 1, LANES) holds the weights for every sub-pixel offset.
     A tap is missing outside the input, where not finite, and where a missing bit is set
     without the interpolated one; what remains is renormalised while it has half of the weight.
     """
     ny, nx = image.shape
     oy, ox = out_image.shape
     phases = table.shape[0] - 1
-    taps = table.shape[1]
-    reach = taps // 2 - 1
+    reach = LANES // 2 - 1
     weights = table.ravel()
     pixels = image.ravel()
     noise = variance.ravel()
@@ -96,8 +98,8 @@ def warp_cells(
             y0, y1 = int(np.floor(low_y)) - reach, int(np.floor(high_y)) + reach + 1
             careful = x0 < 0 or y0 < 0 or x1 >= nx or y1 >= ny
             empty = True
-            for block_y in range(max(y0, 0) // CELL, min(y1, ny - 1) // CELL + 1):
-                for block_x in range(max(x0, 0) // CELL, min(x1, nx - 1) // CELL + 1):
+            for block_y in range(max(y0, 0) // BLOCK, min(y1, ny - 1) // BLOCK + 1):
+                for block_x in range(max(x0, 0) // BLOCK, min(x1, nx - 1) // BLOCK + 1):
                     careful = careful or dirty[block_y, block_x] != 0
                     empty = empty and dirty[block_y, block_x] == 2
             if empty:
@@ -111,19 +113,21 @@ def warp_cells(
                     xs, ys = left_x + step_x * i, left_y + step_y * i
                     ix, iy = int(np.floor(xs)), int(np.floor(ys))
                     fx, fy = xs - ix, ys - iy
-                    kx = taps * int(fx * phases + 0.5)
-                    ky = taps * int(fy * phases + 0.5)
+                    kx = LANES * int(fx * phases + 0.5)
+                    ky = LANES * int(fy * phases + 0.5)
                     x = cx * CELL + i
-                    if not careful:
-                        total = np.float32(0)
-                        wx, wy = np.uint64(kx), np.uint64(ky)
-                        base = np.uint64((iy - reach) * nx + ix - reach)
-                        for j in range(np.uint64(taps)):
-                            row = np.float32(0)
-                            for k in range(np.uint64(taps)):
-                                row += weights[wx + k] * pixels[base + k]
-                            total += weights[wy + j] * row
-                            base += np.uint64(nx)
+                    clean = True
+                    if careful:
+                        y0, y1, x0, x1 = iy - reach, iy + reach + 1, ix - reach, ix + reach + 1
+                        clean = x0 >= 0 and y0 >= 0 and x1 < nx and y1 < ny
+                        if clean:
+                            y0, y1, x0, x1 = y0 // BLOCK, y1 // BLOCK, x0 // BLOCK, x1 // BLOCK
+                            clean = (
+                                dirty[y0, x0] | dirty[y0, x1] | dirty[y1, x0] | dirty[y1, x1]
+                            ) == 0
+                    if clean:
+                        lowest = (iy - reach) * nx + ix - reach
+                        total = separable_sum(pixels, lowest, nx, weights, kx, ky)
                         at = np.uint64(iy * nx + ix)
                         below = at + np.uint64(nx)
                         one = np.uint64(1)
@@ -137,9 +141,9 @@ def warp_cells(
                     total = np.float32(0)
                     kept = np.float32(0)
                     bits = 0
-                    for j in range(taps):
+                    for j in range(LANES):
                         py = iy - reach + j
-                        for k in range(taps):
+                        for k in range(LANES):
                             px = ix - reach + k
                             if py < 0 or px < 0 or py >= ny or px >= nx:
                                 continue

@@ -11,7 +11,7 @@ from promptdia.tasks.difference_mask import (
 )
 from promptdia.tasks.kernels.difference import blend_variances
 from promptdia.tasks.kernels.masks import spread
-from promptdia.tasks.kernels.warp import CELL, dirty_blocks
+from promptdia.tasks.kernels.warp import BLOCK, dirty_blocks
 from promptdia.tasks.model.mask import MaskPlane
 from promptdia.tasks.model.psf import gaussian_stamp
 
@@ -64,10 +64,13 @@ def test_variances_are_blended_with_their_neighbours_mean():
 def test_blocks_are_clean_touched_or_empty():
     image, variance = np.ones(SHAPE, np.float32), np.ones(SHAPE, np.float32)
     mask = np.zeros(SHAPE, np.int32)
-    mask[:CELL, :CELL] = NO_DATA
+    mask[:BLOCK, : 2 * BLOCK] = NO_DATA
     mask[40, 40] = BAD
     image[5, 69] = np.nan
-    assert dirty_blocks(image, variance, mask, NO_DATA).tolist() == [[2, 0, 1], [0, 1, 0]]
+    blocks = dirty_blocks(image, variance, mask, NO_DATA)
+    expected = np.zeros_like(blocks)
+    expected[0, :2], expected[40 // BLOCK, 40 // BLOCK], expected[0, 69 // BLOCK] = 2, 1, 1
+    assert blocks.tolist() == expected.tolist()
 
 
 def test_a_template_mask_is_renamed_and_what_was_detected_forgotten():
