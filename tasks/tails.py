@@ -57,7 +57,10 @@ def tail(difference: Image, static: Image, variance: Image, good: Bools, fwhm: f
     stamps = np.where(good[at], difference[at], 0.0) / static[y, x][:, None, None]
     mean = ndimage.gaussian_filter(np.median(stamps, axis=0), fwhm / FWHM_PER_SIGMA)
     radius = np.hypot(step[:, None], step)
+    annulus = radius.astype(int)
+    # what is round, such as the wings of stars that vary, is no tail
+    mean -= ndimage.median(mean, annulus, np.arange(annulus.max() + 1))[annulus]
     ring = mean[(radius > INNER_FWHM * fwhm) & (radius < OUTER_FWHM * fwhm)]
-    scatter = GAUSSIAN_MAD * np.median(np.abs(ring - np.median(ring)))
+    scatter = GAUSSIAN_MAD * np.median(np.abs(ring))
     spot = float(ring.max())
     return spot if spot > CLEAR * scatter else 0.0

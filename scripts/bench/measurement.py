@@ -30,6 +30,7 @@ FIT_RADIUS_PX = 9.0
 MATCH_PX = 6.0
 NO_DOUBT = DetectConfig(
     streaks=None,
+    max_tail=None,
     registration_error_px=0.0,
     flux_error=0.0,
     max_doubt=1.0,
@@ -166,7 +167,7 @@ def dipoles(seed: int, quick: bool) -> Result:
 
 def trails(seed: int, quick: bool) -> Result:
     """Uniform lines of 2 to 12 FWHM."""
-    n_side = 6 if quick else 16
+    n_side = 6 if quick else 24
     scene = DiaScene(shape=(112 * n_side,) * 2, seed=seed)
     x, y = grid_positions(n_side, 112, seed)
     random = np.random.default_rng(seed + 2)

@@ -301,3 +301,11 @@ def test_stars_with_tails_fail_the_frame() -> None:
     passed = detect(tailed(0.01), replace(QUIET, max_tail=None)).difference.notes
     assert 0.003 < float(passed["detect.tail"]) < 0.01
     assert detect(tailed(0.0)).difference.notes["detect.tail"] == 0.0
+
+
+def test_stars_that_all_brighten_have_no_tails() -> None:
+    scene = DiaScene(shape=(640, 640), seed=83)
+    for x, y in zip(*grid_positions(10, 64, seed=84)):
+        flux = scene.flux_of(3000.0)
+        scene.add_star(x, y, 1.1 * flux, flux)
+    assert detect(scene).difference.notes["detect.tail"] < 0.0005
