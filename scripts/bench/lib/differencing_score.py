@@ -21,6 +21,8 @@ MATCH_PX = 3.0
 """A detection this near a transient found it;"""
 WINGS_PX = 10.0
 """one this near is not false; the same around cosmic rays, which are another step's work."""
+RAY_PX = 15.0
+"""Fluxes this near to a cosmic ray, which is in the images still, say nothing."""
 MASK_NEAR_PX, BRIGHT_NEAR_PX = 20, 8.0
 CONTROL_POSITIONS = 4000
 WORTHLESS = (
@@ -97,12 +99,12 @@ def photometry(
     """Forced fluxes of transients, and at random places where nothing changed."""
     truth, usable = pair.truth, _usable(result.bad, pair.truth["x"], pair.truth["y"])
     forced = _forced(result, truth["x"], truth["y"])
-    clear = usable & (forced.n_bad == 0)
+    clear = usable & (forced.n_bad == 0) & _far(truth["x"], truth["y"], pair.rays, RAY_PX)
     pull = (forced.flux - truth["flux"]) / forced.flux_err
     strong = clear & (snr > 15)
     side = pair.change.shape[0]
     x, y = np.random.default_rng(seed).uniform(30, side - 30, (2, CONTROL_POSITIONS))
-    away = _far(x, y, np.stack([truth["x"], truth["y"]], 1), 25.0) & _far(x, y, pair.rays, 15.0)
+    away = _far(x, y, np.stack([truth["x"], truth["y"]], 1), 25.0) & _far(x, y, pair.rays, RAY_PX)
     control = _forced(result, x[away], y[away])
     quiet = control.n_bad == 0
     weight = truth["flux"][strong] / forced.flux_err[strong] ** 2
