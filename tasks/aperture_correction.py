@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import maximum_filter, uniform_filter
 from scipy.stats import chi2
 
 from promptdia.tasks.model.arrays import Bools, Catalog, Floats, Ints
@@ -46,9 +47,14 @@ class ApertureCorrectionConfig:
     """A star with a neighbour of more than this part of its peak does not count ..."""
     min_seen: float = 0.3
     """... nor one of which a smaller part of any ring is seen."""
+    companion_sigma: float = 4.0
+    """Squares a FWHM wide that stand this far out of their ring do not count either: they hold
+    a source too near to the star to be detected."""
+    model_error: float = 0.01
+    """Relative error of the PSF, for which no square stands out."""
     expected: float = 0.02
     """Size of a usual correction; outweighs what is measured with a larger error."""
-    floor: float = 0.003
+    floor: float = 0.002
     """Relative error of any star: flat field, undetected companions."""
     clip_sigma: float = 3.0
     max_order: int = 2
@@ -134,9 +140,13 @@ class CorrectAperture:
         dx, dy = x[rows] - stamps.x, y[rows] - stamps.y
         model = _padded(shift_stamps(psf.stamps(stamps.x, stamps.y), dx, dy), good.shape[1])
         model *= flux[rows][:, None, None]
+        ring = _ring_numbers(good.shape, dx, dy)
+        modelled = _padded(np.ones((1, psf.size, psf.size)), good.shape[1]) > 0
+        good &= ~self._companions(stamps.without(~(good & modelled)), model, ring, fwhm)
+        seen, whole = _ring_sums(good, ring), np.maximum(_ring_sums(np.ones_like(good), ring), 1.0)
         # what is not seen of a ring is as the model has it but for the ring's mean difference
-        rest, seen, whole = _ring_sums(np.where(good, stamps.data - model, 0.0), good, dx, dy)
-        light = rest / np.maximum(seen, 1.0) + _ring_sums(model, good, dx, dy)[0] / whole
+        rest = _ring_sums(np.where(good, stamps.data - model, 0.0), ring)
+        light = rest / np.maximum(seen, 1.0) + _ring_sums(model, ring) / whole
         variance = stamps.sky_variance[:, None] + stamps.light_variance[:, None] * light.clip(0)
         columns = Rings(
             scaled(stamps.x, psf.x_range),
@@ -149,6 +159,20 @@ class CorrectAperture:
         n = int(radius)
         clear &= (seen >= config.min_seen * whole)[:, :n].all(axis=1)
         return Rings(*(v[clear] if v.ndim == 1 else v[clear, :n] for v in columns))
+
+    def _companions(self, stamps: StarStamps, model: Floats, ring: Ints, fwhm: float) -> Bools:
+        """(n, size, size) True in squares that stand out of their rings, the star subtracted."""
+        config = self.config
+        rest = np.where(stamps.good, stamps.data - model, 0.0)
+        mean = _ring_sums(rest, ring) / np.maximum(_ring_sums(stamps.good, ring), 1.0)
+        rest -= np.where(stamps.good, mean.ravel()[ring], 0.0)
+        side = 2 * int(fwhm / 2.0) + 1
+        square = (1, side, side)
+        rest, light = uniform_filter(rest, square), uniform_filter(model, square).clip(0.0)
+        variance = stamps.sky_variance[:, None, None] + stamps.light_variance[:, None, None] * light
+        error = np.sqrt(variance / side**2 + (config.model_error * light) ** 2)
+        found: Bools = maximum_filter(rest > config.companion_sigma * error, square)
+        return found
 
     def wing(self, rings: Rings, radius: int, fwhm: float) -> tuple[float, float]:
         """Beta of the wing, and the light beyond ``radius`` pixels over the flux."""
@@ -284,15 +308,15 @@ def _padded(stamps: Floats, size: int) -> Floats:
     return np.pad(stamps, ((0, 0), (spare, spare), (spare, spare)))
 
 
-def _ring_sums(light: Floats, good: Bools, x: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
-    """(n, rings) light, good pixels and all pixels in rings of one pixel about (x, y)."""
-    n, size, _ = light.shape
+def _ring_numbers(shape: tuple[int, ...], x: Floats, y: Floats) -> Ints:
+    """(n, size, size) number of the ring, one pixel wide about (x, y); every star has its own."""
+    n, size = shape[:2]
     r = np.arange(size) - size // 2
     distance = np.sqrt((r - x[:, None])[:, None, :] ** 2 + (r - y[:, None])[:, :, None] ** 2)
-    rings = size
-    number = (np.arange(n)[:, None, None] * rings + distance.astype(np.int64)).ravel()
+    return np.arange(n)[:, None, None] * size + distance.astype(np.int64)
 
-    def total(of: Floats | Bools) -> Floats:
-        return np.bincount(number, of.ravel(), n * rings).reshape(n, rings).astype(float)
 
-    return total(light), total(good), np.maximum(total(np.ones_like(good)), 1.0)
+def _ring_sums(pixels: Floats | Bools, ring: Ints) -> Floats:
+    """(n, rings) sums of (n, size, size) pixels."""
+    n, size = pixels.shape[:2]
+    return np.bincount(ring.ravel(), pixels.ravel(), n * size).reshape(n, size).astype(float)

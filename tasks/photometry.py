@@ -39,6 +39,9 @@ class PhotometryConfig:
     clip_sigma: float = 3.0
     wanted_isolated: int = 15
     """With fewer isolated stars, blended ones count too."""
+    unseen_light: float = 0.5
+    """Size of what undetected sources usually put into the flux of any star, in noises of the
+    sky."""
     colour_terms: dict[str, ColourTerm] = field(default_factory=dict)
     """By band; stars without the colour do not count then."""
     max_order: int = 2
@@ -70,7 +73,8 @@ class SolvePhotometry:
     """One zero point for the detector: the PSF flux of a star is its catalogue flux.
 
     Where the stars show beyond doubt that the two differ with the position, the PSF fluxes are
-    to be corrected by a polynomial.
+    to be corrected by a polynomial. What undetected sources add to every flux alike is fitted
+    too, and neither counts as sensitivity nor is taken out of the fluxes.
     """
 
     config: PhotometryConfig
@@ -101,7 +105,8 @@ class SolvePhotometry:
         error = MAG_PER_LN * np.hypot(stars["psfFluxErr"][rows] / counts, relative)
         x, y = sources["x"][source[rows]], sources["y"][source[rows]]
         u, v = (scaled(c, (0.0, n - 1.0)) for c, n in zip((x, y), reversed(shape)))
-        fit = self._fit(offset, error, u, v)
+        unseen = MAG_PER_LN * float(stars["psfFluxErr"][rows].min()) / counts
+        fit = self._fit(offset, error, unseen, u, v)
         left = offset - fit.model
         scatter = MAD_TO_SIGMA * float(np.median(np.abs(left[fit.kept])))
         residual = np.full(sources.size, np.nan)
@@ -136,11 +141,11 @@ class SolvePhotometry:
         isolated = np.flatnonzero(good & ~stars["flag_blended"])
         return isolated if isolated.size >= self.config.wanted_isolated else np.flatnonzero(good)
 
-    def _fit(self, offset: Floats, error: Floats, u: Floats, v: Floats) -> "_Fit":
+    def _fit(self, offset: Floats, error: Floats, unseen: Floats, u: Floats, v: Floats) -> "_Fit":
         """The polynomial of the lowest order that those of higher order do not clearly beat."""
-        best = self._fit_order(offset, error, polynomial_terms(u, v, 0))
+        best = self._fit_order(offset, error, unseen, polynomial_terms(u, v, 0))
         for order in range(1, self.config.max_order + 1):
-            other = self._fit_order(offset, error, polynomial_terms(u, v, order))
+            other = self._fit_order(offset, error, unseen, polynomial_terms(u, v, order))
             n, more = other.terms.size, other.terms.size - best.terms.size
             clip = self.config.clip_sigma
             chi2s = [
@@ -152,13 +157,17 @@ class SolvePhotometry:
                 best = other
         return best
 
-    def _fit_order(self, offset: Floats, error: Floats, design: Floats) -> "_Fit":
+    def _fit_order(self, offset: Floats, error: Floats, unseen: Floats, design: Floats) -> "_Fit":
         """Weighted least squares over what lies within the clip, started from the median.
 
         What the stars scatter beyond their errors is added to the error of each, so that the
-        brightest count for as much as they are worth.
+        brightest count for as much as they are worth. One term more is light that all fluxes
+        hold alike, faint stars' and bright ones'; ``unseen`` (n,) is what a noise of the sky
+        makes of each, in magnitudes.
         """
         config = self.config
+        design = np.column_stack([design, unseen])
+        prior = np.diag([0.0] * (design.shape[1] - 1) + [config.unseen_light**-2])
         kept = np.ones(offset.size, bool)
         terms = np.append(np.median(offset), np.zeros(design.shape[1] - 1))
         off = offset - terms[0]
@@ -169,13 +178,13 @@ class SolvePhotometry:
             if fresh.sum() >= max(config.min_stars, design.shape[1]):
                 kept = fresh
             weighted = design * (kept / sigma**2)[:, None]
-            covariance = np.linalg.pinv(weighted.T @ design)
+            covariance = np.linalg.pinv(weighted.T @ design + prior)
             terms = covariance @ (weighted.T @ offset)
             pull = ((offset - design @ terms) / sigma)[kept]
             width = MAD_TO_SIGMA * float(np.median(np.abs(pull)))
             excess = float(np.median(sigma[kept])) ** 2 * (width**2 - 1.0)
             extra = max(extra + excess, config.floor_mag**2)
-        return _Fit(terms, float(np.sqrt(covariance[0, 0])), design @ terms, sigma, kept)
+        return _Fit(terms[:-1], float(np.sqrt(covariance[0, 0])), design @ terms, sigma, kept)
 
 
 class _Fit(NamedTuple):

@@ -3,6 +3,7 @@
 import functools
 from dataclasses import replace
 
+import galsim
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -43,13 +44,20 @@ def true_psf(size: int = 19) -> PolynomialPsf:
 
 
 def corrected(
-    psf: PolynomialPsf, offset: float = 0.0, trend: float = 0.0, n_stars: int | None = None
+    psf: PolynomialPsf,
+    added: Floats | float = 0.0,
+    trend: float = 0.0,
+    n_stars: int | None = None,
 ) -> tuple[ApertureCorrection, Floats, Floats, Floats]:
-    """The correction of fluxes that grow by ``trend`` to the right; x, y and flux over truth."""
+    """The correction of fluxes that grow by ``trend`` to the right; x, y and flux over truth.
+
+    ``added`` is more light in the pixels.
+    """
     field, sources = sky()
     source, star = matched(field, sources)
     sources, truth = sources[source][:n_stars], field.flux[star][:n_stars]
-    exposure = field.exposure.replace(image=field.exposure.image + np.float32(offset))
+    image = (field.exposure.image + added).astype(np.float32)
+    exposure = field.exposure.replace(image=image)
     x, y = sources["x"], sources["y"]
     bad = np.zeros(SHAPE, bool)
     flux = psf_flux(exposure.image, exposure.variance, bad, psf, x, y, FWHM).flux
@@ -75,6 +83,27 @@ def test_fluxes_are_total_light_however_wide_the_stamps_are(size: int) -> None:
 def test_a_sky_off_by_little_does_not_matter() -> None:
     clean, off = (corrected(true_psf(), offset)[0].numbers["apCorr"] for offset in (0.0, 1.0))
     assert abs(clean - off) < 0.0015
+
+
+def test_companions_that_are_not_detected_do_not_count_as_the_stars_light() -> None:
+    alone, beside = (corrected(true_psf(), light)[0].numbers for light in (0.0, companions(0.01)))
+    assert beside["nApCorrStar"] == alone["nApCorrStar"]
+    assert abs(beside["apCorr"] - alone["apCorr"]) < 0.003
+
+
+def companions(share: float) -> Floats:
+    """Pixels with a star of that part of its flux two FWHM beside every bright star."""
+    field = sky()[0]
+    light = galsim.ImageD(SHAPE[1], SHAPE[0], xmin=0, ymin=0, scale=1.0)
+    for x, y, flux, angle in zip(field.x, field.y, field.flux, np.arange(field.x.size)):
+        at = galsim.PositionD(x + 2.0 * FWHM * np.cos(angle), y + 2.0 * FWHM * np.sin(angle))
+        companion = moffat(FWHM).withFlux(share * flux)
+        stamp = companion.drawImage(nx=31, ny=31, scale=1.0, center=at)
+        seen = stamp.bounds & light.bounds
+        if flux > 1e5 and seen.isDefined():
+            light[seen] += stamp[seen]
+    pixels: Floats = light.array
+    return pixels
 
 
 def test_a_correction_that_varies_is_followed() -> None:

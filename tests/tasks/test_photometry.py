@@ -71,6 +71,20 @@ def test_stars_count_for_what_they_are_worth() -> None:
     assert got.error_mag < 0.001
 
 
+def test_light_that_all_fluxes_hold_alike_does_not_count_as_sensitivity() -> None:
+    off = []
+    for seed in range(20):
+        sources, references, match = stars(100, 28.0, seed)
+        truth = references["r_flux"] / zero_point_calib(28.0).njy_per_count
+        error = np.hypot(0.005 * np.median(truth), np.sqrt(truth))
+        sources["psfFluxErr"] = error
+        added = 0.5 * error.min() + np.random.default_rng(seed).normal(0, error)
+        sources["psfFlux"] = truth + added
+        got = SOLVE.run(sources, references, match, "r", SHAPE)
+        off.append(got.photo_calib.zero_point - 28.0)
+    assert abs(np.mean(off)) < 0.0003
+
+
 def test_a_band_without_fluxes_and_too_few_stars_are_named() -> None:
     sources, references, match = stars(5, 28.0)
     with pytest.raises(TaskError, match="has a flux in band i"):
