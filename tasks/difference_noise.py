@@ -1,13 +1,9 @@
-"""How well a difference behaves on empty sky: its background, its noise, its correlation."""
-
-from dataclasses import dataclass
+"""How well a difference behaves on empty sky: its noise and its correlation."""
 
 import numpy as np
 
-from promptdia.tasks.kernels.difference import block_medians
-from promptdia.tasks.model.arrays import Bools, Floats, Image, Ints
+from promptdia.tasks.model.arrays import Bools, Floats, Image
 from promptdia.tasks.model.psf import Psf
-from promptdia.tasks.parallel import over_strips
 
 SAMPLED_ROWS = 150
 """At most, for the noise of pixels."""
@@ -15,39 +11,6 @@ POSITIONS = 60
 """Matched-filter noise is sampled on a grid of this many positions along each axis,"""
 CORE_HALF_PX = 8
 """with stamps of at most this half width."""
-LEAST_GOOD = 0.05
-"""Of a block's pixels, for a level of its own."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SkyMesh:
-    """Levels at the middles of blocks, bilinear between them."""
-
-    levels: Image
-    """(ny_blocks, nx_blocks)."""
-    row_weights: Image
-    column_weights: Image
-    """(ny, ny_blocks) and (nx, nx_blocks) of the levels on each row and column."""
-
-    def on_rows(self, rows: slice) -> Image:
-        """The sky on rows of the image."""
-        sky: Image = self.row_weights[rows] @ (self.levels @ self.column_weights.T)
-        return sky
-
-
-def residual_sky(image: Image, good: Bools, block_px: int) -> SkyMesh:
-    """Smooth background: medians of good pixels (every second row) of blocks."""
-    rows, columns = (np.linspace(0, n, max(1, round(n / block_px)) + 1).astype(int)
-                     for n in image.shape)  # fmt: skip
-    mesh = np.empty((rows.size - 1, columns.size - 1), np.float32)
-    over_strips(
-        lambda a, b: block_medians(image, good, rows, columns, LEAST_GOOD, a, b, mesh),
-        mesh.shape[0],
-        rows_per_strip=1,
-    )
-    unknown = np.isnan(mesh)
-    mesh[unknown] = 0.0 if unknown.all() else np.nanmedian(mesh)
-    return SkyMesh(mesh, _linear(rows), _linear(columns))
 
 
 def robust_sigma(values: Floats | Image) -> float:
@@ -107,11 +70,3 @@ def _correlation(a: Floats, b: Floats, sigma: float) -> float:
         return float("nan")
     first, second = a[small], b[small]
     return float(np.mean(first * second) / np.sqrt(np.mean(first**2) * np.mean(second**2)))
-
-
-def _linear(edges: Ints) -> Image:
-    """(n, len(edges) - 1) weights of linear interpolation between the blocks' centres."""
-    centres = (edges[:-1] + edges[1:] - 1) / 2.0
-    return np.stack(
-        [np.interp(np.arange(edges[-1]), centres, row) for row in np.eye(centres.size)], axis=1
-    ).astype(np.float32)

@@ -14,7 +14,7 @@ from promptdia.tasks.difference_mask import (
     merged_mask,
     spread_mask,
 )
-from promptdia.tasks.difference_noise import matched_noise, pixel_noise, residual_sky
+from promptdia.tasks.difference_noise import matched_noise, pixel_noise
 from promptdia.tasks.errors import NoWork, TaskError
 from promptdia.tasks.kernel_basis import (
     KernelBasis,
@@ -35,6 +35,7 @@ from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.psf import FWHM_PER_SIGMA, fwhm_px
 from promptdia.tasks.parallel import over_strips
 from promptdia.tasks.resampling import RESAMPLED
+from promptdia.tasks.residual_sky import residual_sky
 
 WORTHLESS = (
     MaskPlane.BAD

@@ -18,13 +18,13 @@ from scipy import fft, ndimage
 from promptdia.tasks.convolve import Tiles, VaryingFilter
 from promptdia.tasks.decorrelate import Noise, decorrelate
 from promptdia.tasks.detect import DetectConfig, DetectDiaSources
-from promptdia.tasks.difference_noise import residual_sky
 from promptdia.tasks.filter import FilterConfig, FilterDiaSources
 from promptdia.tasks.measure import MeasureConfig, MeasureDiaSources
 from promptdia.tasks.model.arrays import Floats, Image
 from promptdia.tasks.model.exposure import Exposure
 from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.wcs import FitsWcs, nominal_wcs
+from promptdia.tasks.residual_sky import residual_sky
 from promptdia.tasks.subtract import SubtractConfig, Subtraction, SubtractTemplate
 from promptdia.tasks.warp import warp
 
