@@ -73,7 +73,10 @@ class Postgres:
             except BaseException:
                 holder.invalidate()  # the lock goes with its connection, even a broken one
                 raise
-            holder.execute(unlock)
+            try:
+                holder.execute(unlock)
+            except sa.exc.DBAPIError:
+                holder.invalidate()  # the server went, or cut the connection, while we sent
 
     def prepare(self, engine: sa.Engine, mjd: Rows) -> None:
         months = months_of(mjd)

@@ -229,16 +229,29 @@ def test_a_server_that_lets_nobody_write_says_so(server: str) -> None:
         SqlApdb.create(with_option(server, "default_transaction_read_only=on"))
 
 
-def test_lost_connections_are_made_again(server: str) -> None:
-    apdb = SqlApdb.create(server)
-    apdb.commit(random_batch(2, seed=1))
+def cut_connections(server: str) -> None:
     name = sa.make_url(server).query["application_name"]
     run_on_server(
         server,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         f"WHERE application_name = '{name}' AND pid <> pg_backend_pid()",
     )
+
+
+def test_lost_connections_are_made_again(server: str) -> None:
+    apdb = SqlApdb.create(server)
+    apdb.commit(random_batch(2, seed=1))
+    cut_connections(server)
     assert apdb.countings()["DiaSource"] == 2
+
+
+def test_a_sender_whose_connection_was_lost_while_it_sent_ends_well(server: str) -> None:
+    apdb = SqlApdb.create(server)
+    with apdb.sole_sender():
+        cut_connections(server)
+        assert apdb.commit(random_batch(2, seed=1))
+    with SqlApdb.open(server).sole_sender():  # nobody holds the lock
+        assert apdb.countings()["DiaSource"] == 2
 
 
 def test_a_connection_lost_while_writing_is_a_passing_trouble(server: str) -> None:
