@@ -32,6 +32,7 @@ from promptdia.tasks.model.mask import MaskPlane
 from promptdia.tasks.model.photo_calib import AB_ZERO_NJY, PhotoCalib
 from promptdia.tasks.model.visit import Detector, Visit
 from promptdia.tasks.model.wcs import FitsWcs, nominal_wcs
+from promptdia.tasks.robust import MAD_TO_SIGMA
 
 KINDS = ("raw", "calexp", *CALIBRATION_KINDS, "template", "refcat")
 FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fits.gz", ".fit.gz", ".fz")
@@ -346,7 +347,7 @@ def _variance_from(translate: Translator, image: Image) -> Image:
     if good.size == 0:
         raise InputError(f"{translate.path} has no finite pixel")
     middle = np.median(good)
-    sigma = 1.4826 * np.median(np.abs(good - middle))
+    sigma = MAD_TO_SIGMA * np.median(np.abs(good - middle))
     with np.errstate(invalid="ignore"):
         variance: Image = (sigma**2 + np.maximum(image - middle, 0) / gain).astype(np.float32)
     return variance

@@ -18,12 +18,12 @@ from promptdia.tasks.model.psf import (
 from promptdia.tasks.psf_model import with_order
 from promptdia.tasks.psf_photometry import shift_stamps
 from promptdia.tasks.psf_stars import (
-    MAD_TO_SIGMA,
     StarStamps,
     cut_stamps,
     near_pairs,
     select_stars,
 )
+from promptdia.tasks.robust import MAD_TO_SIGMA
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from promptdia.tasks.model.arrays import Bools, Floats, Image, Ints
 from promptdia.tasks.model.exposure import Exposure
 from promptdia.tasks.model.mask import MaskPlane
 from promptdia.tasks.parallel import over_strips
+from promptdia.tasks.robust import MAD_TO_SIGMA
 
 EXCLUDED = (
     MaskPlane.BAD | MaskPlane.SAT | MaskPlane.CR | MaskPlane.INTRP | MaskPlane.NO_DATA
@@ -219,7 +220,7 @@ def filled(values: Floats, unknown: Bools) -> Floats:
     )
     expected = 0.5 * np.median(pairs, axis=0)
     off = np.abs(values - expected)
-    result: Floats = np.where(off > OUTLIER_SIGMA * 1.4826 * np.median(off), expected, values)
+    result: Floats = np.where(off > OUTLIER_SIGMA * MAD_TO_SIGMA * np.median(off), expected, values)
     return result
 
 

@@ -28,6 +28,7 @@ from promptdia.tasks.model.exposure import (
 )
 from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.psf import FWHM_PER_SIGMA, fwhm_px
+from promptdia.tasks.robust import MAD_TO_SIGMA
 from promptdia.tasks.sky_sources import sky_fluxes
 from promptdia.tasks.streaks import StreakConfig, find_streaks, is_charge_trail
 from promptdia.tasks.tails import StarsHaveTails, tail
@@ -41,7 +42,6 @@ UNUSABLE = (
     | MaskPlane.SAT_TEMPLATE
 )
 """Pixels that carry no weight in detection and measurement."""
-GAUSSIAN_MAD = 1.4826
 NOT_EMPTY = (
     MaskPlane.DETECTED
     | MaskPlane.DETECTED_NEGATIVE
@@ -259,7 +259,7 @@ def noise_scale(snr: Image, good: Bools, threshold: float) -> float:
         values = sample[usable_sample]
     if values.size < MIN_SAMPLE:
         return 1.0
-    return float(GAUSSIAN_MAD * np.median(np.abs(values - np.median(values))))
+    return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))))
 
 
 def local_background(image: Image, good: Bools, cell_px: int) -> Image:

@@ -13,6 +13,7 @@ from promptdia.tasks.kernel_stamps import Stamps
 from promptdia.tasks.model.arrays import Bools, Floats, Image
 from promptdia.tasks.model.psf import polynomial_terms, scaled
 from promptdia.tasks.parallel import over_strips
+from promptdia.tasks.robust import MAD_TO_SIGMA
 
 MAX_ORDER = 2
 MIN_STARS = 3
@@ -311,7 +312,9 @@ def _solve_undiluted(matrix: Floats, noise: Floats, vector: Floats) -> Floats:
 
 def _chi2_limit(chi2: Floats, n_mad: float) -> float:
     middle = np.median(chi2)
-    return float(max(middle + n_mad * 1.4826 * np.median(np.abs(chi2 - middle)), 1.5 * middle))
+    return float(
+        max(middle + n_mad * MAD_TO_SIGMA * np.median(np.abs(chi2 - middle)), 1.5 * middle)
+    )
 
 
 def _check(chi2: float, sums: Floats, max_chi2: float) -> None:

@@ -11,9 +11,9 @@ from promptdia.tasks.errors import TaskError, TooFewStars
 from promptdia.tasks.model.arrays import Bools, Catalog, Floats
 from promptdia.tasks.model.photo_calib import AB_ZERO_NJY, PhotoCalib
 from promptdia.tasks.model.psf import polynomial_terms, scaled
+from promptdia.tasks.robust import MAD_TO_SIGMA
 
 MAG_PER_LN = 2.5 / np.log(10.0)
-MAD_TO_SIGMA = 1.4826
 
 
 @dataclass(frozen=True, slots=True)

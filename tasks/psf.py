@@ -16,7 +16,8 @@ from promptdia.tasks.model.psf import (
 )
 from promptdia.tasks.psf_model import StarModel, with_order
 from promptdia.tasks.psf_quality import psf_quality
-from promptdia.tasks.psf_stars import MAD_TO_SIGMA, StarStamps, cut_stamps, select_stars
+from promptdia.tasks.psf_stars import StarStamps, cut_stamps, select_stars
+from promptdia.tasks.robust import MAD_TO_SIGMA
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from promptdia.tasks.kernels.moments import COLUMNS, measure_moments
 from promptdia.tasks.model.arrays import Catalog, Floats
 from promptdia.tasks.model.psf import FWHM_PER_SIGMA, Psf
 from promptdia.tasks.psf_model import StarModel, with_order
-from promptdia.tasks.psf_stars import MAD_TO_SIGMA, StarStamps
+from promptdia.tasks.psf_stars import StarStamps
+from promptdia.tasks.robust import MAD_TO_SIGMA
 
 
 def psf_quality(model: StarModel, judged: StarStamps, sources: Catalog) -> dict[str, float]:

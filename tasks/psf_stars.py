@@ -9,9 +9,9 @@ from promptdia.tasks.model.arrays import Bools, Catalog, Floats, Ints
 from promptdia.tasks.model.exposure import Exposure
 from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.psf import polynomial_terms
+from promptdia.tasks.robust import MAD_TO_SIGMA
 from promptdia.tasks.sources import densest, unusable
 
-MAD_TO_SIGMA = 1.4826
 CELLS = 5
 """The brightest stars are taken in each of CELLS x CELLS parts of the detector."""
 

@@ -17,6 +17,7 @@ from promptdia.tasks.model.exposure import RawFrame
 from promptdia.tasks.model.mask import MaskPlane, has
 from promptdia.tasks.model.visit import Amplifier, Detector
 from promptdia.tasks.parallel import over_strips
+from promptdia.tasks.robust import MAD_TO_SIGMA
 
 OverscanMode = Literal["amplifier", "row", "none"]
 
@@ -155,7 +156,7 @@ def clipped_mean_rows(values: NDArray[np.float32]) -> Floats:
     sample = values[:, :: max(1, values.shape[1] // CLIP_SAMPLE)]
     median = np.nanmedian(sample, axis=1, keepdims=True)
     # the 0.5 keeps whole ADU apart by rounding only
-    sigma = 1.4826 * np.nanmedian(np.abs(sample - median), axis=1, keepdims=True) + 0.5
+    sigma = MAD_TO_SIGMA * np.nanmedian(np.abs(sample - median), axis=1, keepdims=True) + 0.5
     kept = np.abs(values - median) <= CLIP_SIGMA * sigma
     mean = np.nanmean(np.where(kept, values, np.nan), axis=1)
     result: Floats = np.where(empty, np.nan, mean)[:, None]

@@ -5,8 +5,8 @@ import numpy as np
 from promptdia.tasks.model.arrays import Bools, Floats
 from promptdia.tasks.model.exposure import Exposure
 from promptdia.tasks.psf_photometry import psf_flux
+from promptdia.tasks.robust import MAD_TO_SIGMA
 
-GAUSSIAN_MAD = 1.4826
 PLASTIC = 1.32471795724474602596
 """x^3 = x + 1: its powers spread points evenly over a plane (Roberts 2018)."""
 TRIES = 20
@@ -26,7 +26,7 @@ def sky_fluxes(exposure: Exposure, empty: Bools, n: int, radius_px: float) -> di
     found = psf_flux(exposure.image, exposure.variance, ~empty, psf, x, y, radius_px)
     pull = found.flux / found.flux_err
     middle = float(np.nanmedian(pull))
-    scatter = float(GAUSSIAN_MAD * np.nanmedian(np.abs(pull - middle)))
+    scatter = float(MAD_TO_SIGMA * np.nanmedian(np.abs(pull - middle)))
     return {"sky.nSources": x.size, "sky.fluxOverError": middle, "sky.fluxPull": scatter}
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from promptdia.tasks.kernels.detect import bin_snr
 from promptdia.tasks.model.arrays import Bools, Floats, Image
+from promptdia.tasks.robust import MAD_TO_SIGMA
 
 N_SECTIONS = 8
 N_CHUNKS = 24
@@ -162,7 +163,7 @@ def _binned(pixels: _Pixels, config: StreakConfig) -> tuple[Floats, Floats]:
     seen = bins[weight > 0]
     if seen.size:
         middle = np.median(seen)
-        scatter = 1.4826 * np.median(np.abs(seen - middle))
+        scatter = MAD_TO_SIGMA * np.median(np.abs(seen - middle))
         bins = np.clip((bins - middle) / max(scatter, 1e-9), -4.0, 4.0) * weight
     return bins, weight
 
@@ -196,7 +197,7 @@ def _line_scatter(snr: Image) -> np.float32:
     sample = sample[sample != 0]
     if sample.size == 0:
         return np.float32(1)
-    return np.float32(max(1.0, 1.4826 * float(np.median(np.abs(sample)))))
+    return np.float32(max(1.0, MAD_TO_SIGMA * float(np.median(np.abs(sample)))))
 
 
 def _persists(bins: Floats, weight: Floats, snr: float, first: int, shift: int) -> bool:

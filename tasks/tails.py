@@ -6,6 +6,7 @@ from scipy import ndimage
 from promptdia.tasks.errors import TaskError
 from promptdia.tasks.model.arrays import Bools, Image
 from promptdia.tasks.model.psf import FWHM_PER_SIGMA
+from promptdia.tasks.robust import MAD_TO_SIGMA
 
 MOST_STARS, FEWEST_STARS = 150, 50
 BRIGHT_SIGMA = 30.0
@@ -14,7 +15,6 @@ INNER_FWHM, OUTER_FWHM = 1.5, 3.5
 """Where a tail is looked for: outside what an imperfect kernel leaves on a star."""
 CLEAR = 6.0
 """A tail stands this far above the scatter of the mean star's surroundings."""
-GAUSSIAN_MAD = 1.4826
 
 
 class StarsHaveTails(TaskError):
@@ -28,7 +28,7 @@ class StarsHaveTails(TaskError):
 
 
 def tail(difference: Image, static: Image, variance: Image, good: Bools, fwhm: float) -> float:
-    """Brightest spot beside the median bright star of a difference, over the star's peak.
+    """Brightest spot to one side of the median bright star of a difference, over its peak.
 
     ``static`` is the matched template; all are (ny, nx). 0 with too few stars, or when the
     spot does not stand out. Chance neighbours differ from star to star: the median has none.
@@ -61,6 +61,6 @@ def tail(difference: Image, static: Image, variance: Image, good: Bools, fwhm: f
     # what is round, such as the wings of stars that vary, is no tail
     mean -= ndimage.median(mean, annulus, np.arange(annulus.max() + 1))[annulus]
     ring = mean[(radius > INNER_FWHM * fwhm) & (radius < OUTER_FWHM * fwhm)]
-    scatter = GAUSSIAN_MAD * np.median(np.abs(ring))
+    scatter = MAD_TO_SIGMA * np.median(np.abs(ring))
     spot = float(ring.max())
     return spot if spot > CLEAR * scatter else 0.0

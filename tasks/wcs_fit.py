@@ -10,7 +10,6 @@ from promptdia.tasks.model.arrays import Bools, Floats
 from promptdia.tasks.model.psf import polynomial_terms, scaled
 from promptdia.tasks.model.wcs import FitsWcs, tan_wcs
 
-MAD_TO_SIGMA = 1.4826
 GRID = 15
 """Nodes per axis at which a composite map is turned into SIP."""
 POINTS_PER_TERM = 1.2

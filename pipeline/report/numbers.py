@@ -9,6 +9,7 @@ import numpy as np
 from promptdia.pipeline.report.evidence import POINTS, STATIONARY, Evidence, Outcome, TruthConfig
 from promptdia.pipeline.report.truth import Comparison, TruthReport, compare, match_points
 from promptdia.tasks.model.arrays import Floats, Ints
+from promptdia.tasks.robust import MAD_TO_SIGMA
 
 Number: TypeAlias = float | int | None
 
@@ -109,7 +110,7 @@ def robust_std(values: Floats) -> float:
     """1.4826 x median absolute deviation: the standard deviation of a normal core."""
     if values.size == 0:
         return float("nan")
-    return float(1.4826 * np.median(np.abs(values - np.median(values))))
+    return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))))
 
 
 def _ratio(part: float, whole: float) -> float | None:

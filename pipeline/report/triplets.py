@@ -18,6 +18,7 @@ from promptdia.pipeline.io.cutouts import read_cutout
 from promptdia.pipeline.io.files import whole_file
 from promptdia.tasks.model.arrays import Floats, Image
 from promptdia.tasks.package import CutoutFrame
+from promptdia.tasks.robust import MAD_TO_SIGMA
 
 BAND_COLOURS = {
     "u": "#56B4E9",
@@ -127,7 +128,7 @@ def _spread(image: Image) -> float:
     pixels = image[np.isfinite(image)]
     if pixels.size == 0:
         return 1.0
-    return float(1.4826 * np.median(np.abs(pixels - np.median(pixels)))) or 1.0
+    return float(MAD_TO_SIGMA * np.median(np.abs(pixels - np.median(pixels)))) or 1.0
 
 
 def _ticks(axis: Axes, frame: CutoutFrame, side: int) -> None:
